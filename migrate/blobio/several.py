@@ -10,16 +10,22 @@ Answer = TypeVar("Answer")
 
 
 def in_threads(step: Callable[[Item], Answer], items: Iterable[Item], most: int, name: str) -> list[Answer]:
-    """The results of `step` for all items, in their order, by `most` threads whose names begin with `name`.
+    """The results of `step` for all items, in their order, by `most` threads whose names begin with `name`. After the
+    first error no further item is begun.
 
     An interruption waits for no call: a server may never answer.
     """
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and few sources need it
+    from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait  # slow to import, and few runs need it
 
     pool = ThreadPoolExecutor(most, thread_name_prefix=name)
     interrupted = False
     try:
-        return list(pool.map(step, items))
+        futures = [pool.submit(step, item) for item in items]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            if future.done() and not future.cancelled() and future.exception() is not None:
+                future.result()
+        return [future.result() for future in futures]
     except KeyboardInterrupt:
         interrupted = True
         raise

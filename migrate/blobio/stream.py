@@ -58,6 +58,25 @@ class ByteStream(io.RawIOBase):
         return cast(BinaryIO, self)
 
 
+class SeekableStream(ByteStream):
+    """A stream of `_size` bytes with a position of its own, `_position`, that reading moves."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._position = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
+        return self._position
+
+
 def read_into(stream: BinaryIO, view: memoryview) -> int:
     """Calls `readinto` once. All binary files have it, but the type `BinaryIO` does not."""
     return cast(io.RawIOBase, stream).readinto(view) or 0

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from migrate.blobio.several import in_threads
-from migrate.blobio.stream import ByteStream
+from migrate.blobio.stream import ByteStream, SeekableStream
 from migrate.errors import (
     DamagedError,
     LimitError,
@@ -188,14 +188,13 @@ def _turn(filesystem: Any) -> AbstractContextManager[object]:
     return nullcontext() if getattr(filesystem, "async_impl", False) else _one_reader
 
 
-class _StreamInTurn(ByteStream):
+class _StreamInTurn(SeekableStream):
     """An fsspec file with a position of its own. Closing it closes that file."""
 
     def __init__(self, filesystem: Any, source: BinaryIO, size: int) -> None:
+        super().__init__(size)
         self._filesystem = filesystem
         self._source = source
-        self._size = size
-        self._position = 0
 
     def read_block(self, limit: int, /) -> bytes:
         with _turn(self._filesystem):
@@ -204,16 +203,6 @@ class _StreamInTurn(ByteStream):
             block = self._source.read(limit)
         self._position += len(block)
         return block
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
 
     def close(self) -> None:
         if not self.closed:

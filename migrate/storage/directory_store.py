@@ -351,7 +351,7 @@ class DirectoryStore(Store):
                 with self._folders.lock:
                     # A descriptor of `_folders` is closed when other folders are opened, and the caller may open some
                     # between two entries. A duplicate of it would share its position, which other calls set back.
-                    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folders.fd(folder))
+                    fd = open_folder(".", self._folders.fd(folder), self.shown(folder))
                 try:
                     with os.scandir(fd) as entries:
                         for entry in entries:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import BinaryIO, Final
 
-from migrate.blobio.stream import ByteStream
+from migrate.blobio.stream import SeekableStream
 from migrate.errors import DamagedError
 from migrate.storage.blocks import Blocks
 
@@ -149,22 +149,14 @@ class StripedBlocks(_ComposedBlocks):
         return blocks, start + row * self._unit + inside, self._unit - inside
 
 
-class BlocksStream(ByteStream):
+class BlocksStream(SeekableStream):
     """Blocks as a seekable file, for one thread. A read is short only at the end. Does not close the blocks."""
 
     def __init__(self, blocks: Blocks) -> None:
-        super().__init__()
+        super().__init__(blocks.size)
         self._blocks = blocks
-        self._size = blocks.size
-        self._position = 0
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise ValueError(f"negative seek position {base + offset}")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from migrate.blobio.stopping import check_stop
-from migrate.blobio.stream import ByteStream
+from migrate.blobio.stream import SeekableStream
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +23,7 @@ UNDER_WAY: Final = 6
 """Number of ranges that are fetched at once, and held in memory."""
 
 
-class RangeStream(ByteStream):
+class RangeStream(SeekableStream):
     """An object of `size` bytes, of which `fetch(start, end)` gives a part in any thread. Each time that reading
     reaches the next range, more ranges are fetched ahead, so that reading the beginning alone needs one request.
 
@@ -31,9 +31,8 @@ class RangeStream(ByteStream):
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
+        super().__init__(size)
         self._fetch = fetch
-        self._size = size
-        self._position = 0
         self._threads: ThreadPoolExecutor | None = None
         self._ranges: deque[tuple[int, Future[bytes]]] = deque()
         """(start, range), ascending. The first range is being read."""
@@ -62,16 +61,10 @@ class RangeStream(ByteStream):
         self._position += len(part)
         return part
 
-    def seekable(self) -> bool:
-        return True
-
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
+        super().seek(offset, whence)
         if self._ranges and not 0 <= self._position - self._ranges[0][0] <= len(self._ranges) * RANGE_BYTES:
             self._forget()
-        return self._position
-
-    def tell(self) -> int:
         return self._position
 
     def close(self) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TypeVar
 
 from msgspec import Struct
 
+from migrate.blobio.several import in_threads
 from migrate.distribution.client import RegistryClient
 from migrate.errors import MigrateError, TargetError
 from migrate.model.digest import Digest
@@ -168,25 +168,10 @@ class Pusher:
         return self._client.manifest_digest(name.repository, name.tag, "push") == name.digest
 
     def _each(self, step: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-        """The results of `step` for all items, in their order. After the first error no further item is begun.
-
-        An interruption waits for none: an upload may take hours, and the registry keeps complete blobs.
-        """
-        # one executor for each group, so that the next group begins when this one is complete
-        pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="push")
-        interrupted = False
-        try:
-            futures = [pool.submit(step, item) for item in items]
-            wait(futures, return_when=FIRST_EXCEPTION)
-            for future in futures:
-                if future.done() and not future.cancelled() and future.exception() is not None:
-                    future.result()
-            return [future.result() for future in futures]
-        except KeyboardInterrupt:
-            interrupted = True
-            raise
-        finally:
-            pool.shutdown(wait=not interrupted, cancel_futures=True)
+        """As `in_threads`, with the threads of this push. The registry keeps blobs that were complete at an
+        interruption."""
+        # one call for each group, so that the next group begins when this one is complete
+        return in_threads(step, items, self._jobs, "push")
 
 
 def _blob_places(wanted: Mapping[tuple[str, Digest], PushedManifest]) -> list[tuple[PushedBlob, list[str]]]:

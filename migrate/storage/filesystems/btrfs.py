@@ -24,7 +24,7 @@ from fastcrc import crc32
 
 from migrate.blobio.compression import zstd_module
 from migrate.blobio.stopping import check_stop
-from migrate.blobio.stream import ByteStream
+from migrate.blobio.stream import SeekableStream
 from migrate.errors import DamagedError, LimitError, MissingLayerError, SourceError, UnsupportedError
 from migrate.storage.blocks import Blocks
 from migrate.storage.filesystems.filesystem import (
@@ -440,27 +440,19 @@ class _Pool:
         raise DamagedError(f"the btrfs file system has no chunk with byte {logical:#x}")
 
 
-class _FileStream(ByteStream):
+class _FileStream(SeekableStream):
     """A file's content. Gaps between its pieces are zeros."""
 
     def __init__(self, pool: _Pool, extents: Sequence[_Extent], size: int, where: str) -> None:
-        super().__init__()
+        super().__init__(size)
         self._pool = pool
         self._extents = extents
-        self._size = size
         self._where = where
-        self._position = 0
         self._next = 0
         self._decoded: tuple[_Extent, bytes] | None = None
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset)
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        super().seek(offset, whence)
         self._next = max(0, bisect_right(self._extents, self._position, key=attrgetter("start")) - 1)
         return self._position
 
