@@ -79,11 +79,10 @@ def config_frame(
 ) -> tuple[bytes, bytes, bytes]:
     """The bytes of the config before the steps of its history, between the steps and the diffIDs, and behind these."""
     members = carried if platform is None else fill_platform(carried, platform)
-    rest = {key: value for key, value in members.items() if key not in ("history", "rootfs")}
-    # Keys are sorted, so these two split the others into three groups.
-    before = encode_object({key: value for key, value in rest.items() if key < "history"})[1:-1]
-    between = encode_object({key: value for key, value in rest.items() if "history" < key < "rootfs"})[1:-1]
-    behind = encode_object({key: value for key, value in rest.items() if key > "rootfs"})[1:-1]
+    # Keys are sorted, so the two that are made here split the others into three groups.
+    before = encode_object({key: value for key, value in members.items() if key < "history"})[1:-1]
+    between = encode_object({key: value for key, value in members.items() if "history" < key < "rootfs"})[1:-1]
+    behind = encode_object({key: value for key, value in members.items() if key > "rootfs"})[1:-1]
     head = b"{" + before + b"," * bool(before) + b'"history":['
     middle = b"]," + between + b"," * bool(between) + b'"rootfs":{"type":"layers"'
     tail = b"}" + b"," * bool(behind) + behind + b"}"

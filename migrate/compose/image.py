@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -73,7 +73,10 @@ class SharedParts:
             self._steps[id(layer), empty_layer] = known
         return known[1]
 
-    def layer(self, layer: HashedLayer, format: Format) -> DescribedLayer:
+    def describe(self, layers: Iterable[HashedLayer], format: Format) -> list[DescribedLayer]:
+        return [self._layer(layer, format) for layer in layers]
+
+    def _layer(self, layer: HashedLayer, format: Format) -> DescribedLayer:
         known = self._layers.get(id(layer))
         if known is None:
             descriptor = None if layer.blob is None else layer_descriptor(layer.blob, format)
@@ -134,7 +137,7 @@ def compose_image(
     platform = image.platform or _platform(top.os, top.architecture, None, options.platform)
     filled = platform if options.fill_platform else None
     head, middle, tail = config_frame(carried, has_layers=bool(layers), platform=filled)
-    described = [shared.layer(layer, options.format) for layer in layers]
+    described = shared.describe(layers, options.format)
     diff_ids = [diff_id for _, diff_id, _, _ in described]
     config = Pieces(head, shared.joined(steps, b","), middle, shared.joined(diff_ids, b","), tail)
     return _finish(config, described, platform, top.created, options, shared)
@@ -235,7 +238,7 @@ def _carry_over(
         return _carry_over_manifest(image, config, facts, layers, platform)
     if options.fill_platform and facts.platform is None:
         config = encode_object(fill_platform(carried_values(read_document(config, "config"), "config"), platform))
-    described = [shared.layer(layer, options.format) for layer in layers]
+    described = shared.describe(layers, options.format)
     composed = _finish(config, described, platform, facts.created, options, shared)
     return replace(composed, warnings=(*composed.warnings, *_history_warnings(facts)))
 
@@ -259,7 +262,7 @@ def _with_true_diff_ids(
     corrected = encode_object(members)
     facts = parse_config(corrected)
     platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
-    described = [shared.layer(layer, options.format) for layer in layers]
+    described = shared.describe(layers, options.format)
     composed = _finish(corrected, described, platform, facts.created, options, shared)
     warning = f"salvaged: {error.message}; the new config names the diffIDs that its layers have"
     return replace(composed, warnings=(*composed.warnings, warning), certain=False)

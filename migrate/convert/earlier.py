@@ -30,6 +30,7 @@ from migrate.model.options import ConvertOptions, EmptyLayers, ReadOptions
 from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
+from migrate.report.units import count
 from migrate.storage.bucket import open_tree
 from migrate.storage.named_files import NamedFiles
 
@@ -135,8 +136,8 @@ class EarlierImages:
             shown = sorted(str(name) for image in lost for name in image.references or (image.head,))
             shown[_SHOWN:] = ["…"] if len(shown) > _SHOWN else []
             yield (
-                f"{self.location}: the archive that is replaced had {len(lost):,} image{'s' if len(lost) > 1 else ''} "
-                f"that this run has not: {', '.join(shown)}; give all sources in one run, or a layout as the target"
+                f"{self.location}: the archive that is replaced had {count(len(lost), 'image')} that "
+                f"this run has not: {', '.join(shown)}; give all sources in one run, or a layout as the target"
             )
 
     def find_layers(self, wanted: Collection[DiffID]) -> Mapping[DiffID, Sequence[LegacyLayer]]:
