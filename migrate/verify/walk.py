@@ -216,8 +216,7 @@ def check_unpacked(findings: Findings, use: LayerUse, result: HashedFile) -> Non
         findings.add(use.where, result.error or "does not unpack")
         return
     if use.compression is not None and result.compression != use.compression:
-        # A manifest of a source, which is copied unchanged. Nearly all programs look at the bytes.
-        findings.note(use.where, media_type_warning(use.compression, result.compression))
+        findings.add(use.where, media_type_warning(use.compression, result.compression))
     if result.diff_id != use.diff_id:
         findings.add(use.where, f"unpacks to diffID {result.diff_id}, but the config has {use.diff_id}")
 

@@ -399,9 +399,7 @@ def test_the_number_of_diff_ids(tmp_path: Path) -> None:
 def test_media_type_against_compression(tmp_path: Path) -> None:
     layers = [layer("a"), layer("b", compress=False)]
     path = write_image(tmp_path, config_of(layers, []), layers, [PLAIN, GZIP])
-    progress = Warnings()
-    assert verify(str(path), 2, progress) == []
-    assert ["the media type is that of" in line for line in progress.lines] == [True, True]
+    assert len(check(path)) == 2
 
 
 @pytest.mark.parametrize("damage", ["garbage behind", "cut", "zeros behind"])
