@@ -209,3 +209,25 @@ def test_a_stored_block_costs_little_room(noise: int) -> None:
         got = block_compressor(Compression.GZIP)(memoryview(content))
         assert gzip.decompress(got) == content
         assert len(got) <= best * 1.05
+
+
+def _mixed(is_noise: Callable[[int], bool]) -> bytes:
+    """A block whose sectors of 512 bytes are noise or zeros."""
+    places = range(0, BLOCK_BYTES, 512)
+    return b"".join(_NOISE[at : at + 512] if is_noise(at // 512) else bytes(512) for at in places)
+
+
+@pytest.mark.parametrize(("every", "stored"), [(100, True), (50, True), (20, False), (10, False)])
+def test_a_block_is_compressed_if_that_saves_more_than_three_percent(every: int, stored: bool) -> None:
+    content = _mixed(lambda number: number % every != every - 1)
+    got = block_compressor(Compression.GZIP)(memoryview(content))
+    assert gzip.decompress(got) == content
+    assert (len(got) >= BLOCK_BYTES) == stored
+
+
+@pytest.mark.parametrize("sectors", [2, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_pages_with_one_part_of_noise_are_compressed(sectors: int, place: int) -> None:
+    """A database or file system has the same parts at the same place of each page: samples are taken of all parts."""
+    content = _mixed(lambda number: number % sectors == place % sectors)
+    assert len(block_compressor(Compression.GZIP)(memoryview(content))) < BLOCK_BYTES * 0.6
