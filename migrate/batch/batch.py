@@ -30,6 +30,7 @@ from migrate.batch.run import TaskRun
 from migrate.batch.search import expand, find_candidates
 from migrate.batch.targets import absolute, layout_location, open_mirror, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
+from migrate.batch.waits import Waits, enter
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.convert.source_paths import distinct_sources, refuse_to_write, without_target
@@ -99,36 +100,40 @@ class BatchOutcome(Struct):
 OpenPool = Callable[[PoolRequest], WorkerPool]
 
 
+class Workplace(Struct, frozen=True, kw_only=True):
+    """What each step of a run needs. `journals` are those of the target, `journal` is that of this run, and `target` is
+    None in a dry run."""
+
+    request: BatchRequest
+    started: str
+    progress: Progress
+    journals: Journals
+    journal: JournalWriter
+    target: ImageTarget | None
+    existing: ExistingBlobs
+    earlier: EarlierImages | None
+    """The images that earlier runs put into the target."""
+
+
 def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_pool) -> BatchOutcome:
     """Runs a batch. Raises UsageError, TargetError and KeyboardInterrupt; finished sources are in the journal then."""
     started = utc_now()
-    candidates = _candidates(request)
-    with _workplace(request) as (journals, target, journal):
-        journals.check_owners()
-        existing = ExistingBlobs(target)
-        ledger, done = _read_sources(request, candidates, journals, target, existing, journal, progress, started, pools)
-        locations = [candidate.location for candidate in candidates]
-        del candidates  # the merge needs memory for every source, and only their locations
-        if request.shard is not None:
-            return _shard_outcome(ledger, locations, len(done))
-        gone = _gone(ledger, locations, request.locations)
-        return _merge(journals, ledger, locations, request, target, existing, journal, progress, started, done, gone)
+    with Waits(progress) as waits:
+        waits.enter("listing the sources")
+        candidates = _candidates(request)
+        with _workplace(request, started, waits) as place:
+            ledger, done = _read_sources(place, candidates, pools)
+            locations = [candidate.location for candidate in candidates]
+            del candidates  # the merge needs memory for every source, and only their locations
+            if request.shard is not None:
+                return _shard_outcome(ledger, locations, len(done))
+            return _merge(place, ledger, locations, done, _gone(ledger, locations, request.locations))
 
 
-def _read_sources(
-    request: BatchRequest,
-    candidates: Sequence[Candidate],
-    journals: Journals,
-    target: ImageTarget | None,
-    existing: ExistingBlobs,
-    journal: JournalWriter,
-    progress: Progress,
-    started: str,
-    pools: OpenPool,
-) -> tuple[Ledger, set[str]]:
+def _read_sources(place: Workplace, candidates: Sequence[Candidate], pools: OpenPool) -> tuple[Ledger, set[str]]:
     """Plan and run: reads what no earlier run has read. Returns the journals at the end, and the sources that were done
     before."""
-    earlier = _earlier(request, target)
+    request, journals, progress = place.request, place.journals, place.progress
     recipe = recipe_of(request.options)
     identities = {candidate.location: candidate.identity for candidate in candidates}
 
@@ -138,6 +143,7 @@ def _read_sources(
         return known.recipe == recipe and known.identity == identities.get(source)
 
     ledger = Ledger.read(journals, wants)
+    enter(progress, "connecting to the workers")
     try:
         pool = pools(
             PoolRequest(
@@ -148,14 +154,16 @@ def _read_sources(
             )
         )
     except UsageError:  # nothing was read, and nothing will be
-        if target is not None:
-            target.abandon()
+        if place.target is not None:
+            place.target.abandon()
         raise
     try:
-        plan = _plan(request, journals, ledger, candidates, recipe, pool.workers, existing, earlier)
-        begins = journal.place()
-        journal.note(_opening(request, plan, recipe, started))
+        enter(progress, "checking what earlier runs have read")
+        plan = _plan(place, ledger, candidates, recipe, pool.workers)
+        begins = place.journal.place()
+        place.journal.note(_opening(request, plan, recipe, place.started))
         order = _order(request, recipe, journals, max(1, pool.workers // max(1, len(plan.tasks))))
+        enter(progress, "checking the workers")
         pool.prove(order, plan, progress)
     except BaseException:
         pool.stop(at_once=True)
@@ -166,12 +174,12 @@ def _read_sources(
         journals=journals,
         order=order,
         open_pool=lambda: pool,
-        journal=journal,
+        journal=place.journal,
         progress=progress,
-        earlier=earlier,
+        earlier=place.earlier,
     )
-    with _stopped(pool):
-        tasks = TaskRun(order, plan, pool, journal, progress)
+    with _stopped(pool, progress):
+        tasks = TaskRun(order, plan, pool, place.journal, progress)
         tasks.run()
         ledger = completion.run(tasks.undecided)
     return ledger, plan.done.keys() - completion.again
@@ -181,55 +189,50 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
     """Writes the images of all shards, with the options of their runs. Raises UsageError if these differ, or if a shard
     is still running. `output_files` are those of a BatchRequest."""
     started = utc_now()
-    with open_state(target) as journals:
-        journals.check_owners()
-        options, reported = _common_options(target, journals)
-    request = BatchRequest(target=target, options=options, report_options=reported)
-    with _workplace(request) as (journals, opened, journal):
-        ledger = _read_shards(journals)
-        refuse_to_write(list(ledger.sources), files=output_files)
-        # Each source is used once. Two runs may have read it under two names; the later one counts, as with one name.
-        current = ledger.current()
-        read = [
-            location for location in current if ledger.sources[location].finished.outcome is not SourceOutcome.SKIPPED
-        ]
-        last_first = sorted(read, key=lambda location: -ledger.sources[location].seconds)
-        repeated = set(read) - set(distinct_sources(last_first))
-        locations = [location for location in current if location not in repeated]
-        # Only sources that this machine can read are compared with their records.
-        read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
-        here = [location for location in read if "://" not in location and os.path.exists(location)]
-        earlier = _earlier(request, opened)
-        for location in sorted(disproved(journals, ledger.places(here), options, earlier)):
-            shown = journals.shown(ledger.sources[location].place.journal)
-            raise TargetError(
-                f"{shown}: its record of {location} does not match the source (which may have changed since); run its"
-                " shard again"
-            )
-        known = set(here)
-        absent = [location for location in read if location not in known and ledger.sources[location].images]
-        if absent:
-            are, their = ("source is", "its") if len(absent) == 1 else ("sources are", "their")
-            message = f"{len(absent):,} {are} not on this machine: {their} images and names come from the journals"
-            progress.emit(Event(kind="notice", message=message))
-        ledger, again = _complete_shards(ledger, locations, request, journals, earlier, journal, progress)
-        done = set(locations) - again
-        existing = ExistingBlobs(opened)
-        return _merge(journals, ledger, locations, request, opened, existing, journal, progress, started, done)
+    with Waits(progress) as waits:
+        waits.enter(f"reading the journals of {target}")
+        with open_state(target) as journals:
+            journals.check_owners()
+            options, reported = _common_options(target, journals)
+        request = BatchRequest(target=target, options=options, report_options=reported)
+        with _workplace(request, started, waits) as place:
+            return _merge_shards(place, output_files)
 
 
-def _complete_shards(
-    ledger: Ledger,
-    locations: Sequence[str],
-    request: BatchRequest,
-    journals: Journals,
-    earlier: EarlierImages | None,
-    journal: JournalWriter,
-    progress: Progress,
-) -> tuple[Ledger, set[str]]:
+def _merge_shards(place: Workplace, output_files: Sequence[str]) -> BatchOutcome:
+    journals = place.journals
+    ledger = _read_shards(journals)
+    refuse_to_write(list(ledger.sources), files=output_files)
+    # Each source is used once. Two runs may have read it under two names; the later one counts, as with one name.
+    current = ledger.current()
+    read = [location for location in current if ledger.sources[location].finished.outcome is not SourceOutcome.SKIPPED]
+    last_first = sorted(read, key=lambda location: -ledger.sources[location].seconds)
+    repeated = set(read) - set(distinct_sources(last_first))
+    locations = [location for location in current if location not in repeated]
+    # Only sources that this machine can read are compared with their records.
+    read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
+    here = [location for location in read if "://" not in location and os.path.exists(location)]
+    for location in sorted(disproved(journals, ledger.places(here), place.request.options, place.earlier)):
+        shown = journals.shown(ledger.sources[location].place.journal)
+        raise TargetError(
+            f"{shown}: its record of {location} does not match the source (which may have changed since); run its"
+            " shard again"
+        )
+    known = set(here)
+    absent = [location for location in read if location not in known and ledger.sources[location].images]
+    if absent:
+        are, their = ("source is", "its") if len(absent) == 1 else ("sources are", "their")
+        message = f"{len(absent):,} {are} not on this machine: {their} images and names come from the journals"
+        place.progress.emit(Event(kind="notice", message=message))
+    ledger, again = _complete_shards(place, ledger, locations)
+    return _merge(place, ledger, locations, set(locations) - again)
+
+
+def _complete_shards(place: Workplace, ledger: Ledger, locations: Sequence[str]) -> tuple[Ledger, set[str]]:
     """Reads incomplete sources again, because the layers that one shard lacks may be in another. Only sources that this
     machine can read are read again."""
-    begins = journal.place()
+    request, journals, progress = place.request, place.journals, place.progress
+    begins = place.journal.place()
     here = [location for location in locations if "://" in location or os.path.exists(location)]
     with ExitStack() as stack:
         completion = Completion(
@@ -237,29 +240,25 @@ def _complete_shards(
             read=lambda: _read_shards(journals, begins),
             journals=journals,
             order=_order(request, recipe_of(request.options), journals, 1),
-            open_pool=lambda: stack.enter_context(_stopped(open_pool(PoolRequest(workers=request.options.jobs)))),
-            journal=journal,
+            open_pool=lambda: stack.enter_context(
+                _stopped(open_pool(PoolRequest(workers=request.options.jobs)), progress)
+            ),
+            journal=place.journal,
             progress=progress,
-            earlier=earlier,
+            earlier=place.earlier,
         )
         return completion.run(), completion.again
 
 
-def _earlier(request: BatchRequest, target: ImageTarget | None) -> EarlierImages | None:
-    """The images that earlier runs put into the target."""
-    if target is None:
-        return None
-    return EarlierImages("oci", layout_location(request.target), target.mapped_images, request.options)
-
-
 @contextmanager
-def _stopped(pool: WorkerPool) -> Iterator[WorkerPool]:
+def _stopped(pool: WorkerPool, progress: Progress) -> Iterator[WorkerPool]:
     """Stops the pool at the end: after its tasks, or within a second after an interruption or error."""
     at_once = True
     try:
         yield pool
         at_once = False
     finally:
+        enter(progress, "ending the workers")
         pool.stop(at_once=at_once)
 
 
@@ -302,9 +301,9 @@ def unfinished_shards(target: str) -> list[str]:
 
 
 @contextmanager
-def _workplace(request: BatchRequest) -> Iterator[tuple[Journals, ImageTarget | None, JournalWriter]]:
-    """All journals of the target, the opened target (None in a dry run), and the journal of this run."""
+def _workplace(request: BatchRequest, started: str, progress: Progress) -> Iterator[Workplace]:
     with ExitStack() as stack:
+        enter(progress, f"opening {request.target}")
         target: ImageTarget | None = None
         if not request.options.dry_run:
             target = open_worker_target(request.target, request.options)
@@ -313,7 +312,22 @@ def _workplace(request: BatchRequest) -> Iterator[tuple[Journals, ImageTarget | 
         mirror = None if target is None else open_mirror(request.target, journal_name(request.shard))
         journal = JournalWriter(journals.store, request.shard, mirror)
         stack.callback(journal.close)
-        yield journals, target, journal
+        enter(progress, f"reading the journals of {request.target}")
+        journals.check_owners()
+        earlier: EarlierImages | None = None
+        if target is not None:
+            place = layout_location(request.target)
+            earlier = EarlierImages("oci", place, target.mapped_images, request.options)
+        yield Workplace(
+            request=request,
+            started=started,
+            progress=progress,
+            journals=journals,
+            journal=journal,
+            target=target,
+            existing=ExistingBlobs(target),
+            earlier=earlier,
+        )
 
 
 def _candidates(request: BatchRequest) -> list[Candidate]:
@@ -330,25 +344,17 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
     return found if shard is None else [candidate for candidate in found if shard.holds(candidate.location)]
 
 
-def _plan(
-    request: BatchRequest,
-    journals: Journals,
-    ledger: Ledger,
-    candidates: Sequence[Candidate],
-    recipe: str,
-    workers: int,
-    existing: ExistingBlobs,
-    earlier: EarlierImages | None,
-) -> Plan:
+def _plan(place: Workplace, ledger: Ledger, candidates: Sequence[Candidate], recipe: str, workers: int) -> Plan:
     """The tasks of this run. A source that is finished in the journal is done, unless its blobs are missing or damaged
     now, or its documents do not match the record."""
+    request, journals = place.request, place.journals
     finished = ledger.finished()
     plan = plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
     locations = [candidate.location for candidate in candidates]
     others = [place for place, _ in ledger.others(locations)]
-    lost = sources_without_blobs(journals, ledger.places(plan.done), others, request.options, existing)
+    lost = sources_without_blobs(journals, ledger.places(plan.done), others, request.options, place.existing)
     unfit = {candidate.location for candidate in candidates if candidate.unfit is not None}
-    lost |= disproved(journals, ledger.places(plan.done.keys() - lost), request.options, earlier, unfit)
+    lost |= disproved(journals, ledger.places(plan.done.keys() - lost), request.options, place.earlier, unfit)
     if not lost:
         return plan
     finished = {location: known for location, known in finished.items() if location not in lost}
@@ -409,25 +415,21 @@ def _gone(ledger: Ledger, locations: Collection[str], named: Iterable[str]) -> l
 
 
 def _merge(
-    journals: Journals,
+    place: Workplace,
     ledger: Ledger,
     locations: Sequence[str],
-    request: BatchRequest,
-    target: ImageTarget | None,
-    existing: ExistingBlobs,
-    journal: JournalWriter,
-    progress: Progress,
-    started: str,
     done: Collection[str],
     gone: Sequence[str] = (),
 ) -> BatchOutcome:
+    request = place.request
+    enter(place.progress, f"merging into {request.target}")
     merge = Merge(
-        journals=journals,
+        journals=place.journals,
         sources=ledger.merge_sources(locations),
         options=request.options,
-        target=target,
-        progress=progress,
-        existing=existing,
+        target=place.target,
+        progress=place.progress,
+        existing=place.existing,
         report_options=request.report_options,
         older=ledger.others(locations),
         done=frozenset(done),
@@ -437,7 +439,7 @@ def _merge(
         spool = cast(BinaryIO, tempfile.TemporaryFile(dir=request.options.temporary_directory))  # noqa: SIM115 - the outcome has it
         try:
             with tempfile.TemporaryFile(dir=request.options.temporary_directory) as rows:
-                head = merge.run(started, spool, cast(BinaryIO, rows))
+                head = merge.run(place.started, spool, cast(BinaryIO, rows))
         except BaseException:
             spool.close()
             raise
@@ -446,7 +448,7 @@ def _merge(
     lists = _lists(account_rows)
     merge.account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
     if exit_code(head) != NOTHING_READ:  # otherwise the merge may have removed the target
-        journal.note(
+        place.journal.note(
             {
                 "merged": utc_now(),
                 "images": head.totals.images,

@@ -37,6 +37,7 @@ from migrate.batch.preflight import (
     versions,
 )
 from migrate.batch.task import WorkOrder, close_workers, run_task
+from migrate.batch.waits import SILENT_SECONDS, Cause, silent_place, silent_places
 from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.progress import Event, Progress
 from migrate.model.text import printable
@@ -45,8 +46,7 @@ from migrate.report.units import count
 FROM_CONFIGURATION: Final = "auto"
 """The value for the scheduler in Dask's configuration: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file."""
 _CONNECT_SECONDS: Final = 7.0
-_SILENT_SECONDS: Final = 10.0
-"""The longest wait without a message."""
+_PROBE_SECONDS: Final = 2.0
 _ASK_SECONDS: Final = 1.0
 _FILE_BYTES: Final = 16 * 1024 * 1024
 """Limit for a scheduler file, which also lists the workers."""
@@ -77,9 +77,8 @@ class DaskPool(WorkerPool):
         self._reserved: str | None = None
         self._alone_since: float | None = None
         self._scheduler: str | None = None
-        # for messages about waiting: the last time that a task ended, and how long the last message waited
-        self._moved = time.monotonic()
-        self._reported = 0.0
+        self._asking: threading.Thread | None = None
+        self._hanging: Cause | None = None
         self._seen: dict[str, tuple[object, float]] = {}
         self._known: dict[str, int] = {}
         self._asked = -_ASK_SECONDS
@@ -123,7 +122,6 @@ class DaskPool(WorkerPool):
             return
         self._order = order
         workers = list(self._threads_by_worker())
-        self._moved = time.monotonic()
         if not workers:
             progress.emit(Event(kind="notice", message="the Dask cluster has no workers yet; waiting"))
             return
@@ -154,9 +152,9 @@ class DaskPool(WorkerPool):
                 return call.result(timeout=_ASK_SECONDS)
             except TimeoutError as error:
                 now = time.monotonic()
-                if worker not in self._threads_by_worker() or now - began > 3 * _SILENT_SECONDS:
+                if worker not in self._threads_by_worker() or now - began > 3 * SILENT_SECONDS:
                     return error
-                if now - reported >= _SILENT_SECONDS:
+                if now - reported >= SILENT_SECONDS:
                     reported = now
                     progress.emit(Event(kind="notice", message=f"worker {worker} has not answered yet; waiting"))
             except Exception as error:  # noqa: BLE001 - any error of a worker is reported as its result
@@ -217,7 +215,6 @@ class DaskPool(WorkerPool):
 
     def _take_result(self, order: WorkOrder, number: str, future: Future[list[JournalEntry]], call: Any) -> None:
         """Takes a finished call; runs in a thread of the client."""
-        self._moved = time.monotonic()
         try:
             if call.status == "cancelled":
                 raise CancelledError
@@ -256,9 +253,9 @@ class DaskPool(WorkerPool):
             return 1
         return 0
 
-    def watch(self, waiting: int, progress: Progress) -> None:
-        """See WorkerPool. Emits a message if tasks wait because there are no workers, or because workers have stopped,
-        at growing intervals, and one for each worker that was lost."""
+    def watch(self, places: Sequence[str], idle: float, progress: Progress) -> Cause | None:
+        """See WorkerPool. Emits a message for each worker that was lost. The causes: there are no workers, some have
+        stopped or were paused, or a worker waits for a disk or a store."""
         while self._lost_workers:
             worker, names = self._lost_workers.popleft()
             shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
@@ -266,43 +263,59 @@ class DaskPool(WorkerPool):
             progress.emit(Event(kind="notice", message=message))
         threads = self._threads_by_worker()
         now = time.monotonic()
-        self._alone_since = None if threads else self._alone_since or now
-        idle = ("the Dask cluster has no workers", self._alone_since) if self._alone_since else self._stopped(now)
-        if not waiting or idle is None:
-            self._reported = 0.0
-            return
-        message, since = idle
-        silence = now - max(since, self._moved)
-        if silence >= max(_SILENT_SECONDS, 3 * self._reported):
-            self._reported = silence
-            message = f"{message}; {waiting:,} tasks wait, {silence:.0f} s so far (Ctrl-C ends the run)"
-            progress.emit(Event(kind="notice", message=message))
-
-    def _stopped(self, now: float) -> tuple[str, float] | None:
-        """A message about workers that do not answer or that Dask has paused, and the time since then. Checked only if
-        no task has ended for a while. A worker that is busy with a large source still answers."""
-        if now - self._moved < _SILENT_SECONDS / 4:
-            self._seen = {}
+        if not threads:
+            self._alone_since = self._alone_since or now
+            return "the Dask cluster has no workers", self._alone_since
+        self._alone_since = None
+        if idle < SILENT_SECONDS / 4:
+            self._seen, self._hanging = {}, None
             return None
+        return self._stopped(now, idle) or self._hanging_at(places) or super().watch(places, idle, progress)
+
+    def _stopped(self, now: float, idle: float) -> Cause | None:
+        """Workers that do not answer or that Dask has paused. A worker that is busy with a large source still
+        answers."""
         workers = self._identity(-1)["workers"]
         for worker, facts in workers.items():
             if self._seen.get(worker, (None, 0.0))[0] != facts["last_seen"]:
                 self._seen[worker] = facts["last_seen"], now
         # Dask's workers send a heartbeat every half second, or with n workers every n / 200 seconds if that is longer.
-        silent = [worker for worker in workers if now - self._seen[worker][1] > _SILENT_SECONDS / 2 + len(workers) / 50]
+        limit = SILENT_SECONDS / 2 + len(workers) / 50
+        silent = [worker for worker in workers if now - self._seen[worker][1] > limit]
         if silent:
             return f"{_named(silent)} not answered lately", min(self._seen[worker][1] for worker in silent)
         paused = [worker for worker, facts in workers.items() if facts["status"] == "paused"]
-        return (f"{_named(paused)} been paused by Dask, whose memory limit is near", self._moved) if paused else None
+        if paused:
+            return f"{_named(paused)} been paused by Dask, whose memory limit is near", now - idle
+        return None
+
+    def _hanging_at(self, places: Sequence[str]) -> Cause | None:
+        """A disk or a store that does not answer one of the workers. They are asked by a thread, because the call waits
+        for the slowest of them."""
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = threading.Thread(target=self._ask_workers, args=(list(places),), daemon=True)
+            self._asking.start()
+        return self._hanging
+
+    def _ask_workers(self, places: Sequence[str]) -> None:
+        found: Cause | None = None
+        with contextlib.suppress(Exception):  # the next answer counts
+            for worker, silent in sorted(self._client.run(silent_places, places, on_error="ignore").items()):
+                place = silent_place(silent)
+                if place is not None:
+                    found = f"worker {worker}: {place[0]} does not answer", time.monotonic() - place[1]
+        self._hanging = found
 
     def _identity(self, workers: int) -> Any:
-        """The scheduler's information about itself and this many of its workers; -1: all."""
-        return self._client.scheduler_info(n_workers=workers)
+        """The scheduler's information about itself and this many of its workers; -1: all. Raises TargetError."""
+        found = _limited(lambda: self._client.scheduler_info(n_workers=workers), _CONNECT_SECONDS)
+        if not found or isinstance(found[0], BaseException):
+            raise _lost()
+        return found[0]
 
     def stop(self, *, at_once: bool) -> None:
-        with contextlib.suppress(Exception):  # the cluster may be gone
-            if not at_once and self._client.status == "running":
-                self._client.run(close_workers)
+        if not at_once and self._client.status == "running":  # the cluster may be gone, or a worker may have stopped
+            _limited(lambda: self._client.run(close_workers), _CONNECT_SECONDS)
         if self._order is not None:
             with contextlib.suppress(MigrateError):
                 remove_marks(self._order)
@@ -369,7 +382,7 @@ def _connect(scheduler: str) -> Any:
     for name in ["distributed", *logging.root.manager.loggerDict]:
         if name.partition(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    keywords: dict[str, Any] = {"timeout": _CONNECT_SECONDS, "set_as_default": False}
+    keywords: dict[str, Any] = {"set_as_default": False}
     address: str | None = scheduler
     file: str | None = None
     if scheduler == FROM_CONFIGURATION:
@@ -384,14 +397,18 @@ def _connect(scheduler: str) -> Any:
     given = str(address or file or "")
     named = f"--scheduler {scheduler}" if given == scheduler else f"--scheduler {scheduler} ({given})"
     if address or not file:
-        _check_address(named, str(address))
         keywords["address"] = address
     else:
-        _check_address(named, _address_in(named, str(file)))
         keywords["scheduler_file"] = file
     # The destructor of a client that could not connect would wait and write a message. `stop` closes all others.
     silent = type("Client", (distributed.Client,), {"__del__": lambda self: None})
-    return _in_time(lambda: silent(**keywords), named)
+
+    def connect() -> Any:
+        began = time.monotonic()
+        _check_address(named, str(address) if address or not file else _address_in(named, str(file)))
+        return silent(**keywords, timeout=max(1.0, began + _CONNECT_SECONDS - time.monotonic()))
+
+    return _in_time(connect, named)
 
 
 def _address_in(named: str, file: str) -> str:
@@ -423,8 +440,9 @@ def _check_address(named: str, address: str) -> None:
         raise UsageError(f"{named}: is no address of a scheduler, such as tcp://HOST:8786 or tls://HOST:8786")
     if scheme == "tls" or not port.isdecimal():
         return
-    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=2) as probe:
-        probe.settimeout(1.0)
+    at = (host.strip("[]"), int(port))
+    with contextlib.suppress(OSError), socket.create_connection(at, timeout=_PROBE_SECONDS) as probe:
+        probe.settimeout(_PROBE_SECONDS / 2)
         with contextlib.suppress(TimeoutError):
             if probe.recv(1):
                 return  # a scheduler sends its data first, and would log an error about the request below
@@ -437,23 +455,31 @@ def _check_address(named: str, address: str) -> None:
 
 
 def _in_time(connect: Callable[[], Any], named: str) -> Any:
-    """Runs `connect` in a thread with a time limit: the timeout of the client does not cover every silent peer."""
-    found: list[Any] = []
-
-    def run() -> None:
-        try:
-            found.append(connect())
-        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            found.append(error)
-
-    thread = threading.Thread(target=run, name="dask-connect", daemon=True)
-    thread.start()
-    thread.join(_CONNECT_SECONDS + 1)
+    """The result of `connect`, with a time limit: the timeout of the client does not cover every silent peer, nor the
+    time until a host is found."""
+    found = _limited(connect, _CONNECT_SECONDS + 1)
     if not found:
         raise UsageError(f"{named}: no Dask scheduler answers there within {_CONNECT_SECONDS:.0f} s")
-    if isinstance(found[0], Exception):  # Dask raises any type, such as AssertionError for a truncated scheduler file
+    if isinstance(found[0], Exception) and not isinstance(found[0], MigrateError):
+        # Dask raises any type, such as AssertionError for a truncated scheduler file
         why = " ".join(str(found[0]).split()) or type(found[0]).__name__
         raise UsageError(f"{named}: no Dask scheduler answers there ({why})") from found[0]
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]
+
+
+def _limited(call: Callable[[], Any], seconds: float) -> list[Any]:
+    """The result of a call or its error, in a list, which is empty if the call takes longer."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except BaseException as error:  # noqa: BLE001 - for the caller
+            found.append(error)
+
+    thread = threading.Thread(target=run, name="dask-call", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found

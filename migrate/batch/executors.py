@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.util import Finalize
@@ -23,6 +24,7 @@ from msgspec import Struct
 from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Plan, Task
 from migrate.batch.task import WorkOrder, close_workers, run_task
+from migrate.batch.waits import SILENT_SECONDS, Cause, silent_place, silent_places
 from migrate.errors import TargetError, UsageError
 from migrate.model.progress import Progress
 
@@ -60,8 +62,12 @@ class WorkerPool(ABC):
         """Checks the workers before the first task. Raises UsageError or TargetError for one that cannot do the
         work."""
 
-    def watch(self, waiting: int, progress: Progress) -> None:  # noqa: B027 - for remote workers
-        """Called repeatedly while `waiting` tasks are unfinished. Raises TargetError if the pool is lost."""
+    def watch(self, places: Sequence[str], idle: float, progress: Progress) -> Cause | None:
+        """Called repeatedly while tasks are unfinished. None has ended for `idle` seconds; `places` are some of their
+        sources, and the target. Returns the reason if it is a fault. Raises TargetError if the pool is lost."""
+        del progress
+        place = silent_place(silent_places(places)) if idle >= SILENT_SECONDS / 4 else None
+        return None if place is None else (f"{place[0]} does not answer", time.monotonic() - place[1])
 
     @abstractmethod
     def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[JournalEntry]]:

@@ -169,6 +169,7 @@ class Merge(Struct):
         """First pass over the records: chooses blobs, and collects failures and warnings."""
         wanted: set[DiffID] = set()
         for source, record in self._records(self.sources, images=False):
+            self.progress.emit(Event(kind="advance", name=source.location))
             self._choice.take(record.layers, source.generation)
             wanted.update(row.hashed.diff_id for row in record.layers if row.hashed is not None)
             for failure in record.failures:

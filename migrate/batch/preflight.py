@@ -7,7 +7,6 @@ target would write the images there. The error names the worker before the first
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -19,10 +18,9 @@ from migrate import __version__
 from migrate.batch.plan import Candidate, Task
 from migrate.batch.targets import layout_location
 from migrate.batch.task import WorkOrder
+from migrate.batch.waits import read_byte
 from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.errors import MigrateError, TargetError, UsageError
-from migrate.layout.names import REGISTRY_PREFIX
-from migrate.storage.bucket import open_filesystem
 from migrate.storage.store import STATE_DIRECTORY
 from migrate.writers.target_store import open_store
 
@@ -141,25 +139,12 @@ def remove_marks(order: WorkOrder) -> None:
 def _unreadable(samples: Sequence[str]) -> str | None:
     for location in samples:
         try:
-            _read_byte(location)
+            read_byte(location)
         except OSError as error:
             return f"{location}: {error.strerror or error}"
         except Exception as error:  # noqa: BLE001 - each fsspec file system has errors of its own
             return f"{location}: {type(error).__name__}: {error}"
     return None
-
-
-def _read_byte(location: str) -> None:
-    if location.startswith(REGISTRY_PREFIX):
-        return  # a registry is checked when it is read
-    if "://" in location:
-        filesystem, path = open_filesystem(location)
-        filesystem.info(path)
-    elif os.path.isdir(location):
-        os.listdir(location)
-    else:
-        with open(location, "rb") as stream:
-            stream.read(1)
 
 
 def _mark_name(mark: str) -> str:

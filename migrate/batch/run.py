@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from itertools import islice
 from typing import Final
 
 from msgspec import Struct, field
@@ -15,6 +16,7 @@ from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import JournalEntry, JournalWriter, unpack_record
 from migrate.batch.plan import Plan, SourceOutcome, Task, split
 from migrate.batch.task import WorkOrder, failed_entry
+from migrate.batch.waits import Silence, enter
 from migrate.errors import MigrateError, UsageError
 from migrate.model.legacy import Failure
 from migrate.model.progress import Event, Progress
@@ -24,6 +26,8 @@ _STRIKES: Final = 2
 _TRIED_WORKERS: Final = 3
 """A source that exists fails when this many workers could not find it."""
 _WAIT_SECONDS: Final = 0.5
+_PLACES: Final = 4
+"""Number of sources that are checked if no task ends."""
 
 
 class TaskRun(Struct):
@@ -48,6 +52,7 @@ class TaskRun(Struct):
     _strikes: Counter[str] = field(default_factory=Counter)
     """Number of workers that died while they had only this source."""
     _avoided: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _silence: Silence = field(default_factory=Silence)
 
     def run(self) -> None:
         """Returns when every source has its line in the journal. Raises TargetError and KeyboardInterrupt; finished
@@ -59,12 +64,14 @@ class TaskRun(Struct):
         try:
             while self._waiting or self._running or self._suspects:
                 self._submit()
+                enter(self.progress, "")
                 # not longer than half a second, so that the journal is written and lost workers are noticed
                 done, _ = wait(self._running, _WAIT_SECONDS, FIRST_COMPLETED)
+                enter(self.progress, "writing the journal")
                 for future in done:
                     self._take(future)
                 self.journal.settle()
-                self.pool.watch(len(self._running), self.progress)
+                self._watch()
             self.journal.settle(at_once=True)  # a merge may take long, and be killed
         finally:
             self.journal.sync()
@@ -86,7 +93,17 @@ class TaskRun(Struct):
         self._running[future] = task
         self._tries.update(source.location for source in task.sources)
 
+    def _watch(self) -> None:
+        enter(self.progress, "waiting for the workers")
+        running = list(islice(self._running.values(), _PLACES))
+        places = [task.sources[0].location for task in running if task.sources[0].unfit is None]
+        if self.order.target is not None:
+            places.append(self.order.target)
+        cause = self.pool.watch(places, self._silence.seconds, self.progress)
+        self._silence.report(cause, len(self._running), self.progress)
+
     def _take(self, future: Future[list[JournalEntry]]) -> None:
+        self._silence.end()
         # Four ends: the task is done, workers died at it, all its sources failed, or the run cannot continue.
         task = self._running.pop(future)
         alone = future is self._alone

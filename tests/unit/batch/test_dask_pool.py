@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from migrate.batch import dask_pool
+from migrate.batch import dask_pool, executors
 from migrate.batch.dask_pool import DaskPool
 from migrate.batch.plan import Candidate, Plan, SourceIdentity, Task
 from migrate.batch.preflight import samples_of
 from migrate.batch.task import WorkOrder, failed_entry
+from migrate.batch.waits import Silence, silent_places
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
@@ -144,32 +146,98 @@ class Scheduler(Client):
         ({"a": "busy"}, None),
     ],
 )
-def test_tasks_that_wait_are_told_of_within_ten_seconds_or_so_and_then_more_rarely(
+def test_tasks_that_wait_are_reported_every_ten_seconds(
     workers: dict[str, str], message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, progress = Clock(), Recorder()
     monkeypatch.setattr(dask_pool, "time", clock)
-    pool = DaskPool(Scheduler(clock, workers))
-    for _ in range(2 * 300):
+    pool, silence = DaskPool(Scheduler(clock, workers)), Silence(clock.monotonic)
+    told: list[float] = []
+    for _ in range(2 * 120):
         clock.now += 0.5
-        pool.watch(3, progress)
-    told = [event.message.partition("; ") for event in progress.events]
-    assert {reason for reason, _, _ in told} == ({message} if message else set())
-    seconds = [int(rest.split()[3]) for _, _, rest in told]
-    assert not message or (10 <= seconds[0] <= 15 and seconds[1] >= 3 * seconds[0] and len(seconds) == 4)
+        silence.report(pool.watch([], silence.seconds, progress), 3, progress)
+        told += [clock.now] * (len(progress.events) - len(told))
+    assert [event.message.partition("; ")[0] for event in progress.events] == [message] * (12 if message else 0)
+    assert not message or (told[0] <= 1_010 and told[-1] - told[0] == 110)
+    assert all("; 3 tasks wait, " in event.message for event in progress.events)
 
 
-def test_nothing_is_told_while_tasks_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_reported_while_tasks_end(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, progress = Clock(), Recorder()
     monkeypatch.setattr(dask_pool, "time", clock)
     client = Scheduler(clock, {"a": "stopped", "b": "busy"})
-    pool = DaskPool(client)
+    pool, silence = DaskPool(client), Silence(clock.monotonic)
     for _ in range(100):
         clock.now += 2
-        pool.submit(ORDER, TASK)
-        client.calls[-1].end()
-        pool.watch(3, progress)
+        silence.end()
+        silence.report(pool.watch([], silence.seconds, progress), 3, progress)
     assert progress.events == []
+
+
+class Hanging(Scheduler):
+    """One whose workers `silent` wait for the places that they are asked about."""
+
+    silent: Mapping[str, Mapping[str, float]]
+    asked: threading.Event
+
+    def run(self, function: Callable[..., Any], places: Sequence[str], *, on_error: str) -> Any:
+        assert function is silent_places and list(places) == ["/shelf/a.tar", "oci:/out"] and on_error == "ignore"
+        self.asked.set()
+        return self.silent
+
+
+@pytest.mark.parametrize(
+    ("silent", "message"),
+    [
+        ({"a": {}, "b": {"/shelf/a.tar": 9.0, "oci:/out": 6.0}}, "worker b: /shelf/a.tar does not answer"),
+        ({"a": {"/shelf/a.tar": 1.0}, "b": {"oci:/out": 60.0}}, "worker b: oci:/out does not answer"),
+        ({"a": {"/shelf/a.tar": 1.0}, "b": {}}, None),
+    ],
+)
+def test_a_worker_that_waits_for_a_disk_or_a_store_is_named(
+    silent: Mapping[str, Mapping[str, float]], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(dask_pool, "time", clock)
+    monkeypatch.setattr(executors, "silent_places", lambda places: {})
+    client = Hanging(clock, {"a": "busy", "b": "busy"})
+    client.silent = silent
+    pool = DaskPool(client)
+    causes = []
+    for _ in range(2):
+        client.asked = threading.Event()
+        causes.append(pool.watch(["/shelf/a.tar", "oci:/out"], 5.0, SilentProgress()))
+        assert client.asked.wait(10)
+        assert pool._asking is not None
+        pool._asking.join()
+    assert (causes[1] is not None) == (message is not None)
+    assert causes[1] is None or causes[1][0] == message
+
+
+class Frozen(Client):
+    """A scheduler, or a worker, that has stopped: calls do not return before the test ends."""
+
+    def __init__(self) -> None:
+        super().__init__({"a": 1})
+        self.ended = threading.Event()
+
+    def scheduler_info(self, n_workers: int) -> Any:
+        del n_workers
+        self.ended.wait(60)
+
+    def run(self, function: Callable[..., Any]) -> None:
+        del function
+        self.ended.wait(60)
+
+
+def test_calls_to_what_has_stopped_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_pool, "_CONNECT_SECONDS", 0.01)
+    client = Frozen()
+    pool = DaskPool(client)
+    with pytest.raises(TargetError, match="the Dask scheduler is lost"):
+        pool.prove(ORDER, Plan(()), SilentProgress())
+    pool.stop(at_once=False)
+    client.ended.set()
 
 
 def test_a_scheduler_that_was_started_again_has_lost_the_tasks() -> None:
@@ -212,7 +280,7 @@ def test_a_lost_worker_is_reported_once_with_its_tasks_which_count_it_as_tried()
         client.report((0.0, {"action": action, "worker": worker, "processing-tasks": keys}))
     client.report((0.0, "an event of another program"))
     for _ in range(2):
-        pool.watch(1, progress)
+        pool.watch([], 0.0, progress)
     assert [event.message for event in progress.events] == [
         "worker a was lost; others take its 5 tasks: a.tar, a.tar, a.tar, …",
         "worker d was lost; others take its 1 task: a.tar",
