@@ -48,6 +48,8 @@ FROM_CONFIGURATION: Final = "auto"
 _CONNECT_SECONDS: Final = 7.0
 _PROBE_SECONDS: Final = 2.0
 _ASK_SECONDS: Final = 1.0
+_RESULT_SECONDS: Final = 3.0
+"""Dask itself tries for 30 seconds to reach a worker that has died, and takes no other result meanwhile."""
 _FILE_BYTES: Final = 16 * 1024 * 1024
 """Limit for a scheduler file, which also lists the workers."""
 _PORTS: Final = 65_536
@@ -193,7 +195,7 @@ class DaskPool(WorkerPool):
             raise _lost() from error
         future: Future[list[JournalEntry]] = Future()
         future.set_running_or_notify_cancel()
-        call.add_done_callback(functools.partial(self._take_result, order, number, future))
+        self._take_when_done(call, order, number, future)
         return future
 
     @property
@@ -213,12 +215,31 @@ class DaskPool(WorkerPool):
         del future
         self._reserved = None
 
-    def _take_result(self, order: WorkOrder, number: str, future: Future[list[JournalEntry]], call: Any) -> None:
-        """Takes a finished call; runs in a thread of the client."""
+    def _take_when_done(
+        self,
+        call: Any,
+        order: WorkOrder,
+        number: str,
+        future: Future[list[JournalEntry]],
+        seconds: float = _RESULT_SECONDS,
+    ) -> None:
+        call.add_done_callback(functools.partial(self._take_result, order, number, future, seconds))
+
+    def _take_result(
+        self, order: WorkOrder, number: str, future: Future[list[JournalEntry]], seconds: float, call: Any
+    ) -> None:
+        """Takes a finished call; runs in a thread of the client. If the result does not come in `seconds`, the worker
+        may have died after the task. Dask then gives the task to another one, whose result is taken."""
         try:
             if call.status == "cancelled":
                 raise CancelledError
-            worker, mark, entries = call.result()
+            try:
+                worker, mark, entries = call.result(timeout=seconds)
+            except TimeoutError:
+                if call.status == "error":  # the task's own error
+                    raise
+                self._take_when_done(call, order, number, future, 2 * seconds)
+                return
             if worker not in self._checked:  # also for workers that `prove` has checked: it removes the mark
                 check_mark(order, worker, mark)
                 self._checked.add(worker)

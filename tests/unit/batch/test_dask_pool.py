@@ -36,11 +36,13 @@ class Call:
     def add_done_callback(self, callback: Callable[[Call], None]) -> None:
         self.callbacks.append(callback)
 
-    def result(self) -> Any:
+    def result(self, timeout: float) -> Any:
+        del timeout
         raise OSError("the worker is gone")
 
     def end(self) -> None:
-        for callback in self.callbacks:
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
             callback(self)
 
 
@@ -261,7 +263,7 @@ class Reporting(Scheduler):
         self.keys = [*getattr(self, "keys", []), key]
         call = super().submit(*work, key=key, workers=workers, **options)
         entries = [failed_entry(ORDER, source, "other", "") for source in work[2].sources]
-        call.result = lambda: ("b", "mark", entries)  # type: ignore[method-assign]
+        call.result = lambda timeout: ("b", "mark", entries)  # type: ignore[method-assign]
         return call
 
 
@@ -289,6 +291,37 @@ def test_a_lost_worker_is_reported_once_with_its_tasks_which_count_it_as_tried()
         call.status = "finished"
         call.end()
     assert [entry.tries for future in futures for entry in future.result()] == [3, 2, 2, 2, 2, 1]
+
+
+def test_the_result_of_a_worker_that_died_after_the_task_is_taken_from_the_next_one() -> None:
+    client = Reporting(Clock(), {"b": "busy"})
+    future = DaskPool(client).submit(ORDER, TASK)
+    call, tried = client.calls[0], []
+    call.status, result = "finished", call.result
+
+    def lost(timeout: float) -> Any:
+        tried.append(timeout)
+        raise TimeoutError
+
+    call.result = lost  # type: ignore[method-assign]
+    for _ in range(3):
+        call.end()
+    assert not future.done() and tried == [3.0, 6.0, 12.0]
+    call.result = result  # type: ignore[method-assign]
+    call.end()
+    assert [entry.worker for entry in future.result()] == ["b"]
+
+
+def test_a_task_that_itself_runs_out_of_time_has_failed() -> None:
+    client = Client({"a": 1})
+    future = DaskPool(client).submit(ORDER, TASK)
+
+    def failed(timeout: float) -> Any:
+        raise TimeoutError(f"a socket, after {timeout:.0f} s")
+
+    client.calls[0].result = failed  # type: ignore[method-assign]
+    client.calls[0].end()
+    assert isinstance(future.exception(), TimeoutError)
 
 
 def test_deaths_are_counted_as_dask_counts_them() -> None:
