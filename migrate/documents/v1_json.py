@@ -110,6 +110,7 @@ KEPT_BYTES: Final = 64 * 1024 * 1024
 """Limit of the documents that a source keeps in memory between its listing and the reading of layers."""
 _WHAT: Final = "layer json"
 _IDENTITY_KEYS: Final = (b'"id"', b'"parent"', b'"parent_id"')
+_HTML_ESCAPES: Final = (b"\\u003c", b"\\u003e", b"\\u0026")
 _DROPPED_KEYS: Final = frozenset({"id", "parent", "Size", "parent_id", "layer_id", "throwaway"})
 _FIRST_WITHOUT_FALLBACK: Final = (1, 8, 3)
 _VERSION_NUMBER = re.compile(r"[+-]?[0-9]{1,4000}")
@@ -241,8 +242,9 @@ def _identity_fields(raw: bytes, what: str) -> Mapping[str, Any] | None:
     spelling, and if the document is no strict JSON."""
     folded = raw.lower()
     counts = [folded.count(key) for key in _IDENTITY_KEYS]
-    # An escape may hide a key, as in `\u0069d`, so that it is not counted.
-    if b"\\u" in folded or max(counts) > 1:
+    # An escape may hide a key, as in `\u0069d`, so that it is not counted. Go's own escapes stand for `<`, `>` and `&`.
+    escapes = folded.count(b"\\u")
+    if max(counts) > 1 or (escapes and escapes > sum(map(folded.count, _HTML_ESCAPES))):
         return None
     try:
         document = load_json(raw, what)
