@@ -224,8 +224,7 @@ def _opener(options: ReadOptions, depth: int = 0) -> Opener:
 def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -> LegacySource:
     """The source in the archive, tar or disk image `fd`, which is taken over. `depth`: the number of files around
     it."""
-    from migrate.readers.docker_archive import DockerArchiveSource
-    from migrate.readers.members import open_tar_members
+    from migrate.readers.docker_archive import DockerArchiveSource, open_tar_members
     from migrate.readers.passing import PassingArchive
 
     content: Seekable | PlainStream = open_plain(fd, location, options.max_ratio)
@@ -242,7 +241,7 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
             # layers are kept in a temporary file. Tars of folders and disk images are read by position, so that all of
             # them goes into a temporary file.
             if _allows_archive(options) and _is_archive(content.head(_SNIFFED_HEAD)):
-                passing = PassingArchive(location, content, options.temporary_directory)
+                passing = PassingArchive(location, content, options.temporary_directory, open_tar_members)
                 return DockerArchiveSource(location, passing, salvage=options.salvage)
             from migrate.storage.disk.formats import looks_like_image
 

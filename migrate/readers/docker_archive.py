@@ -50,11 +50,11 @@ from migrate.model.legacy import (
 )
 from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource, TakeLayer
-from migrate.readers.members import Members, TarMembers, clean_name, is_archive_member
+from migrate.readers.members import DOCUMENTS, REPOSITORIES, Members, TarMembers, clean_name, is_archive_member
 from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.passing import PassingArchive
 from migrate.storage.tree import Tree, TreeEntry
-from migrate.tar.index import Member
+from migrate.tar.index import Member, TarIndex
 from migrate.tar.known_blobs import known_blob
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 _FOLDER_NAME = re.compile(r"((?:[^/]+/)+[^/:]+:[^/:]+)/json")
 """The json in a folder `team/app:1`: Docker 1.0 and 1.1 used the name of an image for its folder (moby #6857)."""
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
-REPOSITORIES = "repositories"
 _FURTHER = "//"
 """The key of a payload in the second or a later archive of the file begins with this, since no member's name does. (The
 key of a payload that was read from a stream and not kept begins with one `/`.)"""
@@ -616,6 +615,30 @@ class DockerArchiveSource(LegacySource):
         if len(named) == 64 and named != actual:
             return (f"{entry.config} has the digest sha256:{actual}, not the one it is named by",)
         return ()
+
+
+def open_tar_members(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
+    """The members of the first archive in the file; `further` has those of the others. `fd` is taken over."""
+    members = TarMembers(location, fd, size, index)
+    if not index.places and members.duplicates.isdisjoint(DOCUMENTS):
+        return members
+    from migrate.readers.several_archives import split_archives  # few files need it
+
+    return split_archives(location, fd, size, index, _lacks_nothing)
+
+
+def _lacks_nothing(members: Members) -> bool:
+    """True if these members are an archive that has everything that its documents name."""
+    source = DockerArchiveSource(members.location, members)
+    try:
+        listing = source.listing()
+        for image in listing.images:
+            layers = walk_chain(image.head, source.read_layer) if image.chain is None else image.chain
+            if any(layer.payload is not None and layer.payload.absent is not None for layer in layers):
+                return False
+    except MigrateError:
+        return False
+    return bool(listing.images or listing.indexes) and not listing.failures
 
 
 def _references(entry: ArchiveManifestEntry) -> tuple[Reference, ...]:

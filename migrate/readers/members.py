@@ -26,6 +26,7 @@ from migrate.errors import (
     SourceUnreadableError,
     TruncatedError,
 )
+from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, LAYOUT_FILE
 from migrate.model.legacy import Origin, is_hex_id
 from migrate.storage.tree import Tree, TreeEntry
 from migrate.tar.index import Member, MemberKind, TarIndex
@@ -33,7 +34,8 @@ from migrate.tar.index import Member, MemberKind, TarIndex
 _UNSAFE = re.compile(r"^/(?![^/]+\Z)|[\x00-\x1f]")
 PASSED = -1
 """The offset of the first member whose content was read from a stream and not kept. Later ones have lower offsets."""
-DOCUMENTS = frozenset({"manifest.json", "repositories", "index.json", "oci-layout"})
+REPOSITORIES = "repositories"
+DOCUMENTS = frozenset({ARCHIVE_MANIFEST, REPOSITORIES, INDEX, LAYOUT_FILE})
 """An archive has one of each of these members. The program that wrote the archive wrote them last."""
 _PATH_LENGTH = 4_096
 """PATH_MAX: no engine unpacks a member with a longer path."""
@@ -233,16 +235,6 @@ class TarMembers(Members):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def open_tar_members(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
-    """The members of the first archive in the file; `further` has those of the others. `fd` is taken over."""
-    members = TarMembers(location, fd, size, index)
-    if not index.places and members.duplicates.isdisjoint(DOCUMENTS):
-        return members
-    from migrate.readers.several_archives import split_archives  # few files need it
-
-    return split_archives(location, fd, size, index)
 
 
 class TreeMembers(Members):

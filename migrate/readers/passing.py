@@ -15,7 +15,7 @@ from migrate.blobio.spool import PlainStream, Spool, unreadable
 from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
-from migrate.readers.members import PASSED, Members, clean_name, is_archive_member, open_tar_members
+from migrate.readers.members import PASSED, Members, clean_name, is_archive_member
 from migrate.readers.wrapping import bytes_left, check_spool_room
 from migrate.tar.header import BLOCK
 from migrate.tar.index import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
@@ -26,15 +26,18 @@ _CHUNK = 1024 * 1024
 
 TakeMember = Callable[[Member, Payload], None]
 """Called with a layer's member, with its clean name, and its payload, which is valid during the call only."""
+OpenMembers = Callable[[str, int, int, TarIndex], Members]
+"""(location, file, which is taken over, its size, index) → the members of the file."""
 
 
 class PassingArchive:
     """An archive that is read by `read_through`. Its members can be used after that."""
 
-    def __init__(self, location: str, stream: PlainStream, directory: str | None) -> None:
+    def __init__(self, location: str, stream: PlainStream, directory: str | None, open_members: OpenMembers) -> None:
         self._location = location
         self._stream = stream
         self._directory = directory
+        self._open_members = open_members
         self._members: Members | None = None
         self._error: SourceUnreadableError | None = None
         self._passed = 0
@@ -77,7 +80,7 @@ class PassingArchive:
                     # leaves the members before it usable.
                     raise
                 index.damages.append(Damage(error))
-            members = open_tar_members(self._location, spool.detach(), spool.size, index)
+            members = self._open_members(self._location, spool.detach(), spool.size, index)
             if self._stream.trailing is not None:
                 members.warnings.append(f"{self._location}: {self._stream.trailing}")
             return members

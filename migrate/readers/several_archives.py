@@ -8,19 +8,17 @@ appended, and an archive with something else behind it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from migrate.compose.chain import walk_chain
 from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories
 from migrate.errors import MigrateError
 from migrate.layout.names import ARCHIVE_MANIFEST
-from migrate.readers.docker_archive import REPOSITORIES, DockerArchiveSource
-from migrate.readers.members import DOCUMENTS, TarMembers, clean_name, is_archive_member
+from migrate.readers.members import DOCUMENTS, REPOSITORIES, Members, TarMembers, clean_name, is_archive_member
 from migrate.tar.index import Damage, Member, MemberKind, TarIndex
 
 _ATTEMPTS = 20
@@ -30,9 +28,14 @@ _MOST_BEHIND = 500_000
 costs the members of all before it."""
 
 
-def split_archives(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
-    """The members of the first archive in the file, with those of the others as `further`. `fd` is taken over."""
-    file = _File(location, fd, size)
+def split_archives(
+    location: str, fd: int, size: int, index: TarIndex, lacks_nothing: Callable[[Members], bool]
+) -> TarMembers:
+    """The members of the first archive in the file, with those of the others as `further`. `fd` is taken over.
+
+    `lacks_nothing`: True for members that are an archive with everything that its documents name.
+    """
+    file = _File(location, fd, size, lacks_nothing)
     apart, left_out = file.split_at_ends(index)
     archives = [one for whole in apart for one in file.split_at_documents(whole)]
     warnings = [warning for one in archives for warning in file.replaced_names(one)]
@@ -60,6 +63,7 @@ class _File(Struct, frozen=True):
     location: str
     fd: int
     size: int
+    lacks_nothing: Callable[[Members], bool]
 
     def members(self, index: TarIndex) -> TarMembers:
         return TarMembers(self.location, self.fd, self.size, index)
@@ -208,17 +212,7 @@ class _File(Struct, frozen=True):
                 yield f"an earlier {document} names {', '.join(lost)}; the last one, which is used, does not"
 
     def _is_whole(self, members: Sequence[Member]) -> bool:
-        """True if these members are an archive that has everything that its documents name."""
-        source = DockerArchiveSource(self.location, self.members(TarIndex(list(members))))
-        try:
-            listing = source.listing()
-            for image in listing.images:
-                chain = walk_chain(image.head, source.read_layer) if image.chain is None else image.chain
-                if any(layer.payload is not None and layer.payload.absent is not None for layer in chain):
-                    return False
-        except MigrateError:
-            return False
-        return bool(listing.images or listing.indexes) and not listing.failures
+        return self.lacks_nothing(self.members(TarIndex(list(members))))
 
 
 def _may_begin(member: Member) -> bool:
