@@ -10,7 +10,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from migrate.batch.batch import BatchRequest
-from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
+from migrate.batch.executors import PoolRequest, open_pool
+from migrate.batch.worker_pool import WorkerPool
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event
 from tests.archives import V1Archive, layer_json, layer_tar, legacy_id

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from migrate import __version__
 from migrate.batch.account import Account, AccountRow
 from migrate.batch.completion import Completion, candidates_of
-from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
+from migrate.batch.executors import PoolRequest, open_pool
 from migrate.batch.existing_blobs import ExistingBlobs, sources_without_blobs
 from migrate.batch.journal import Journals, JournalWriter, LinePlace, journal_name
 from migrate.batch.ledger import Ledger
@@ -31,6 +31,7 @@ from migrate.batch.search import expand, find_candidates
 from migrate.batch.targets import absolute, layout_location, open_mirror, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.batch.waits import Waits, enter
+from migrate.batch.worker_pool import WorkerPool
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.convert.source_paths import distinct_sources, refuse_to_write, without_target

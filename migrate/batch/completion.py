@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import Journals, JournalWriter
 from migrate.batch.ledger import Ledger
 from migrate.batch.lending import Lenders
 from migrate.batch.plan import Candidate, Loan, SourceOutcome, plan_tasks
 from migrate.batch.run import TaskRun, emit_outcome
 from migrate.batch.task import WorkOrder
+from migrate.batch.worker_pool import WorkerPool
 from migrate.convert.earlier import EarlierImages
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import LegacyID

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from migrate.batch.executors import Work, WorkerPool
 from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Plan, Task
 from migrate.batch.preflight import (
@@ -38,6 +37,7 @@ from migrate.batch.preflight import (
 )
 from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.batch.waits import SILENT_SECONDS, Cause, silent_place, silent_places
+from migrate.batch.worker_pool import Work, WorkerPool
 from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.progress import Event, Progress
 from migrate.model.text import printable

@@ -12,11 +12,11 @@ from typing import Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import JournalEntry, JournalWriter, unpack_record
 from migrate.batch.plan import Plan, SourceOutcome, Task, split
 from migrate.batch.task import WorkOrder, failed_entry
 from migrate.batch.waits import Silence, enter
+from migrate.batch.worker_pool import WorkerPool
 from migrate.errors import MigrateError, UsageError
 from migrate.model.legacy import Failure
 from migrate.model.progress import Event, Progress

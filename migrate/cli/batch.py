@@ -108,7 +108,7 @@ def command(**values: Any) -> None:
       migrate batch --shard 3/8 /archives/ new-layout/    then --merge new-layout/
     """
     from migrate.cli import session
-    from migrate.cli.terminal import make_progress
+    from migrate.cli.progress import make_progress
 
     session.set_up_logging(values)
     _check(values)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import StrEnum
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -68,6 +68,13 @@ def available_cpus() -> int:
 
 JOBS = click.IntRange(1, 1024)
 """The type of `--jobs`. Systems refuse to start many more threads than 1024."""
+PROGRESS: Final[dict[str, Any]] = {
+    "type": click.Choice(["auto", "bar", "plain", "json", "none"]),
+    "default": "auto",
+    "show_default": True,
+    "help": "On standard error; auto is a bar on a terminal, else a line every few seconds.",
+}
+"""The arguments of the option `--progress`."""
 
 
 class PlatformType(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
@@ -265,13 +272,7 @@ def run_options(command: Command) -> Command:
             metavar="FILE",
             help="Write the report to FILE as one HTML page; - is standard output.",
         ),
-        unreported(
-            "--progress",
-            type=click.Choice(["auto", "bar", "plain", "json", "none"]),
-            default="auto",
-            show_default=True,
-            help="On standard error; auto is a bar on a terminal, else a line every few seconds.",
-        ),
+        unreported("--progress", **PROGRESS),
         unreported("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units."),
         unreported("--verbose", "-v", count=True, help="Print more; twice for debugging."),
         unreported("--quiet", "-q", is_flag=True, help="Print only errors."),

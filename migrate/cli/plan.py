@@ -44,7 +44,7 @@ def command(**values: Any) -> None:
     """
     from migrate.cli import session
     from migrate.cli.outputs import Outputs
-    from migrate.cli.terminal import make_progress
+    from migrate.cli.progress import make_progress
     from migrate.convert.run import Conversion
     from migrate.convert.source_paths import refuse_to_write
     from migrate.errors import UsageError

@@ -7,7 +7,7 @@ import sys
 import click
 
 from migrate.cli.completion import LocationType
-from migrate.cli.options import JOBS, available_cpus
+from migrate.cli.options import JOBS, PROGRESS, available_cpus
 
 
 @click.command("push", short_help="Upload a layout to a registry.")
@@ -18,9 +18,7 @@ from migrate.cli.options import JOBS, available_cpus
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing.")
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP, and any certificate.")
 @click.option("--jobs", "-j", type=JOBS, metavar="N", help="Uploads at a time [twice the CPUs].")
-@click.option(
-    "--progress", type=click.Choice(["auto", "bar", "plain", "json", "none"]), default="auto", show_default=True
-)
+@click.option("--progress", **PROGRESS)
 @click.option("--quiet", "-q", is_flag=True, help="No summary.")
 def command(
     layout: str,
@@ -45,7 +43,7 @@ def command(
       migrate push new-layout/ docker://registry.example.com/old --image 'team/*'
       migrate push --dry-run new-layout/ docker://localhost:5000
     """
-    from migrate.cli.terminal import make_progress
+    from migrate.cli.progress import make_progress
     from migrate.errors import UsageError
     from migrate.layout.view import open_layout
     from migrate.model.options import ConvertOptions

@@ -77,7 +77,7 @@ def command(location: str, as_json: bool, html_file: str | None, check: bool, by
 def _verified(location: str) -> Verified:
     """The findings of `migrate verify` in the target."""
     from migrate.cli.options import available_cpus
-    from migrate.cli.terminal import make_progress
+    from migrate.cli.progress import make_progress
     from migrate.report.html import Verified
     from migrate.verify import examine
 

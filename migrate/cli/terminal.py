@@ -1,14 +1,12 @@
-"""Progress of a run on stderr: a bar, plain lines, JSON lines or nothing. Also the width and colours of a terminal."""
+"""Progress of a run on stderr: plain lines, JSON lines or nothing. Also the width and colours of a terminal."""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Self, TextIO
 
 from migrate.cli.messages import encode_event
 from migrate.model.progress import Event
@@ -16,7 +14,6 @@ from migrate.model.text import printable
 from migrate.report.tables import Paint, Style
 from migrate.report.units import count, format_seconds, format_share, format_size
 
-MODES = ("auto", "bar", "plain", "json", "none")
 PLAIN_INTERVAL = 5.0
 JSON_INTERVAL = 0.5
 _ITEMS = {
@@ -55,33 +52,6 @@ def has_known_width(stream: TextIO) -> bool:
         return os.get_terminal_size(stream.fileno()).columns > 0
     except (OSError, ValueError):  # not a terminal, or a stream without a file (io.UnsupportedOperation)
         return False
-
-
-class ProgressDisplay(Protocol):
-    """Progress that writes to the terminal between enter and exit. `emit` never raises."""
-
-    def emit(self, event: Event, /) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def make_progress(
-    mode: str, quiet: bool = False, verbose: int = 0, stream: TextIO | None = None, clock: Clock = time.monotonic
-) -> ProgressDisplay:
-    """`mode` is one of MODES. `quiet` shows failures only, but does not change JSON lines. `verbose` adds every layer,
-    image and warning to the bar and to plain lines."""
-    stream = sys.stderr if stream is None else stream
-    if mode == "json":
-        return JsonLines(stream, clock)
-    if mode == "none" or quiet:
-        return NoProgress(stream, clock)
-    if mode == "bar" or (mode == "auto" and stream.isatty() and os.environ.get("TERM") != "dumb"):
-        from migrate.cli.progress_bar import Bar  # with tqdm, which takes long to load
-
-        return Bar(stream, verbose, clock)
-    return PlainLines(stream, verbose, clock)
 
 
 class Tally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from migrate.cli.completion import LocationType
-from migrate.cli.options import JOBS, available_cpus
+from migrate.cli.options import JOBS, PROGRESS, available_cpus
 
 if TYPE_CHECKING:
     from migrate.verify import Verification
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @click.argument("layout", metavar="LAYOUT", type=LocationType())
 @click.option("--jobs", "-j", type=JOBS, metavar="N", help="Number of workers [the CPUs it may use].")
 @click.option("--json", "as_json", is_flag=True, help="Findings as JSON on standard output.")
-@click.option(
-    "--progress", type=click.Choice(["auto", "bar", "plain", "json", "none"]), default="auto", show_default=True
-)
+@click.option("--progress", **PROGRESS)
 @click.option("--quiet", "-q", is_flag=True, help="Print only findings.")
 def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: bool) -> None:
     """Recompute every digest, size and diffID of a target from its bytes, and list every mismatch.
@@ -33,7 +31,7 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
       migrate verify new-layout/
       migrate verify --json images.tar
     """
-    from migrate.cli.terminal import make_progress
+    from migrate.cli.progress import make_progress
     from migrate.verify import examine
 
     with make_progress(progress, quiet=quiet, verbose=0) as shown:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from migrate.cli.progress import make_progress
 from migrate.cli.progress_bar import Bar
 from migrate.cli.terminal import (
     JsonLines,
@@ -18,7 +19,6 @@ from migrate.cli.terminal import (
     PlainLines,
     Tally,
     colour_enabled,
-    make_progress,
     short_name,
     terminal_width,
 )

@@ -18,8 +18,9 @@ import pytest
 
 from migrate.batch.batch import BatchRequest, run_batch
 from migrate.batch.dask_pool import DaskPool
-from migrate.batch.executors import PoolRequest, WorkerPool
+from migrate.batch.executors import PoolRequest
 from migrate.batch.plan import SourceOutcome
+from migrate.batch.worker_pool import WorkerPool
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, SilentProgress
 from tests import poison

@@ -17,8 +17,9 @@ from msgspec.structs import replace
 
 from migrate.batch import merge
 from migrate.batch.batch import BatchOutcome, merge_batch, run_batch, unfinished_shards
-from migrate.batch.executors import PoolRequest, ProcessPool, WorkerPool, open_pool
+from migrate.batch.executors import PoolRequest, ProcessPool, open_pool
 from migrate.batch.plan import Shard, SourceOutcome
+from migrate.batch.worker_pool import WorkerPool
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import TargetError, UsageError
 from migrate.model.options import Compression, ConvertOptions, Format, OnConflict

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from migrate.batch import dask_pool, executors
+from migrate.batch import dask_pool, worker_pool
 from migrate.batch.dask_pool import DaskPool
 from migrate.batch.plan import Candidate, Plan, SourceIdentity, Task
 from migrate.batch.preflight import samples_of
@@ -201,7 +201,7 @@ def test_a_worker_that_waits_for_a_disk_or_a_store_is_named(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(dask_pool, "time", clock)
-    monkeypatch.setattr(executors, "silent_places", lambda places: {})
+    monkeypatch.setattr(worker_pool, "silent_places", lambda places: {})
     client = Hanging(clock, {"a": "busy", "b": "busy"})
     client.silent = silent
     pool = DaskPool(client)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from migrate.batch.executors import ExecutorPool, WorkerPool
+from migrate.batch.executors import ExecutorPool
 from migrate.batch.journal import JournalEntry, JournalWriter
 from migrate.batch.plan import Candidate, Plan, SourceIdentity, Task
 from migrate.batch.run import TaskRun
 from migrate.batch.task import WorkOrder, failed_entry
+from migrate.batch.worker_pool import WorkerPool
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from migrate.batch.batch import BatchOutcome, BatchRequest, run_batch
-from migrate.batch.executors import ExecutorPool, PoolRequest, WorkerPool, open_pool
+from migrate.batch.executors import ExecutorPool, PoolRequest, open_pool
 from migrate.batch.plan import Task
 from migrate.batch.task import WorkOrder
+from migrate.batch.worker_pool import WorkerPool
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.report.document import Report
