@@ -53,6 +53,11 @@ class MemberKind(StrEnum):
     OTHER = "other"
 
 
+_REFUSED = {
+    b"S": "sparse member {!r} (repack with tar without --sparse)",
+    b"M": "the rest of {!r}, which begins in another volume (unpack all volumes with `tar -xM -f FIRST -f SECOND`, and "
+    "convert the folder)",
+}
 _KINDS = {
     b"0": MemberKind.FILE,
     b"\0": MemberKind.FILE,
@@ -283,9 +288,9 @@ class _Scan:
                 # field.
                 stated = _announced_size(announced, where)
                 size = _size(header, where) if stated is None else stated
-                if kind == b"S":
-                    name = _text(header[:100])
-                    raise UnsupportedError(f"{where}: sparse member {name!r} (repack with tar without --sparse)")
+                if kind in _REFUSED:
+                    name = _text(header[:100].partition(b"\0")[0])
+                    raise UnsupportedError(f"{where}: {_REFUSED[kind].format(name)}")
                 yield _member(header, kind, announced, content, size)
                 position = content + (0 if kind[0] in CONTENT_FREE else padded(size))
                 announced = Announced()

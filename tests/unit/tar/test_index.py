@@ -160,6 +160,16 @@ def test_sparse_members_are_refused_in_both_forms() -> None:
         assert "--sparse" in str(damage)
 
 
+def test_the_rest_of_a_member_of_an_earlier_volume_is_refused_by_name() -> None:
+    """`tar --multi-volume` begins a volume with it. Read as a file, it would be the end of a layer."""
+    volume = tarfile.TarInfo("ab/layer.tar")
+    volume.type = b"M"
+    damage = error_of(scan(volume.tobuf(tarfile.GNU_FORMAT) + bytes(2 * BLOCK)))
+    assert isinstance(damage, UnsupportedError)
+    assert "the rest of 'ab/layer.tar'," in str(damage)
+    assert "tar -xM" in str(damage)
+
+
 def test_an_extended_header_has_a_limit() -> None:
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, limits.TAR_HEADER_BYTES + 1
