@@ -108,10 +108,10 @@ class Workers:
     def take_back(self, task: Callable[[], None]) -> bool:
         """Takes back an offered task. False if a thread has begun with it."""
         with self._changed:
-            try:
-                self._blocks.remove(task)
-            except ValueError:
+            # Looked up first: the error of `remove` has the repr of the task, and so megabytes of a block as text.
+            if task not in self._blocks:
                 return False
+            self._blocks.remove(task)
         return True
 
     # --- threads -------------------------------------------------------------------------------------------------

@@ -74,6 +74,29 @@ def test_idle_threads_take_blocks_and_an_unbegun_one_can_be_taken_back() -> None
         workers.each([[1]], step)
 
 
+class _LargeTask:
+    """A block: text of it would be megabytes."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+
+    def __call__(self) -> None:
+        self.done.set()
+
+    def __repr__(self) -> str:
+        raise AssertionError("no text of a task is needed")
+
+
+def test_no_text_is_made_of_a_task_that_has_begun() -> None:
+    def step(task: _LargeTask) -> None:
+        workers.offer(task)
+        assert task.done.wait(10)
+        assert not workers.take_back(task)
+
+    with Workers(2) as workers:
+        workers.each([[_LargeTask()]], step)
+
+
 def test_the_first_error_comes_out_and_stops_the_others() -> None:
     begun, failed = threading.Event(), threading.Event()
 
