@@ -35,9 +35,9 @@ JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
 _SYNC_SECONDS: Final = 1.0
-_MIRROR_SECONDS: Final = (1.0, 10.0)
-"""The shortest and the longest time until a piece is written. Between them, it is a hundredth of the run's time so far:
-a run that is killed after a minute loses a second, and a long run does not write more pieces than necessary."""
+_MIRROR_SECONDS: Final = 1.0
+"""The longest time until a piece is written. Before, it is a hundredth of the run's time so far: a short run writes a
+piece for each finished task, and a long run does not write more pieces than necessary."""
 _TEXT: Final = (str,)
 _TEXT_OR_NONE: Final = (str, type(None))
 _COUNT: Final = (int,)
@@ -260,7 +260,7 @@ class JournalWriter:
     """The journal of one run. No other run can open it meanwhile. Raises TargetError.
 
     A line is given to the system at once, so that it is not lost if the process is killed. `settle` writes it to the
-    disk within a second. For a target that is not on this machine, `mirror` gets the same lines a few seconds later.
+    disk within a second. For a target that is not on this machine, `mirror` gets the same lines at most a second later.
     """
 
     def __init__(
@@ -340,11 +340,15 @@ class JournalWriter:
         now = self._clock()
         if not self._is_synced and (at_once or now - self._synced >= _SYNC_SECONDS):
             self.sync()
-        least, most = _MIRROR_SECONDS
-        wait = 0.0 if at_once else min(max((now - self._began) / 100, least), most)
+        wait = 0.0 if at_once else min((now - self._began) / 100, _MIRROR_SECONDS)
         if self._mirror is not None and not self._is_mirrored and now - self._mirrored >= wait:
             self._mirror.sync()
             self._mirrored, self._is_mirrored = self._clock(), True
+
+    @property
+    def is_kept(self) -> bool:
+        """True if all lines so far are where the next run finds them, even if this one is killed."""
+        return self._mirror is None or self._is_mirrored
 
     def sync(self) -> None:
         self._file.sync()

@@ -53,6 +53,7 @@ class TaskRun(Struct):
     """Number of workers that died while they had only this source."""
     _avoided: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _silence: Silence = field(default_factory=Silence)
+    _untold: list[tuple[str, SourceOutcome, str | None, int, Sequence[Failure]]] = field(default_factory=list)
 
     def run(self) -> None:
         """Returns when every source has its line in the journal. Raises TargetError and KeyboardInterrupt; finished
@@ -71,8 +72,10 @@ class TaskRun(Struct):
                 for future in done:
                     self._take(future)
                 self.journal.settle()
+                self._tell()
                 self._watch()
             self.journal.settle(at_once=True)  # a merge may take long, and be killed
+            self._tell()
         finally:
             self.journal.sync()
 
@@ -166,15 +169,23 @@ class TaskRun(Struct):
             size = entry.identity.size or 0
             if is_first or entry.again:  # otherwise the second reading has failed, and the first result stays
                 self.journal.append(replace(entry, tries=max(entry.tries, tries)))
-            self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))
             if is_first and entry.missing:
                 self.undecided.add(entry.source)
-            elif is_first:
-                failures: Sequence[Failure] = ()
-                if entry.outcome is SourceOutcome.FAILED:
-                    packed = entry.packed.encode("ascii")
-                    failures = unpack_record(packed, entry.source, images=False, layers=False).failures
-                emit_outcome(self.progress, entry.source, entry.outcome, entry.message, size, failures)
+            failures: Sequence[Failure] = ()
+            if is_first and entry.outcome is SourceOutcome.FAILED:
+                packed = entry.packed.encode("ascii")
+                failures = unpack_record(packed, entry.source, images=False, layers=False).failures
+            self._untold.append((entry.source, entry.outcome, entry.message, size, failures))
+
+    def _tell(self) -> None:
+        """Emits what is done, as soon as a run after this one would find it done, too."""
+        if not self.journal.is_kept:
+            return
+        for source, outcome, message, size, failures in self._untold:
+            self.progress.emit(Event(kind="advance", name=source, bytes=size))
+            if self.stage == "batch" and source not in self.undecided:
+                emit_outcome(self.progress, source, outcome, message, size, failures)
+        self._untold.clear()
 
 
 def emit_outcome(

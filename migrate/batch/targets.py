@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import Final
 
 from migrate.batch.journal import Journals, is_journal, stored_name
+from migrate.blobio.several import in_threads
 from migrate.errors import UsageError
 from migrate.layout.names import plain_path
 from migrate.model.options import ConvertOptions
@@ -23,7 +24,9 @@ from migrate.writers.target_store import open_store
 _JOURNALS: Final = f"{STATE_DIRECTORY}/journals"
 _COPY_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 1024 * 1024 * 1024
-"""Limit of one piece of a journal, which has the lines of a few seconds."""
+"""Limit of one piece of a journal, which has the lines of a second."""
+_AT_ONCE: Final = 16
+"""Number of pieces that are read at the same time."""
 
 
 def is_bucket(target: str) -> bool:
@@ -84,8 +87,12 @@ def _iter_pieces(location: str) -> Iterator[tuple[str, bytes]]:
     if is_bucket(location):
         bucket = open_store(location, "layout")
         for journal in filter(is_journal, bucket.names(_JOURNALS)):
-            for name in bucket.names(f"{_JOURNALS}/{journal}"):
-                yield journal, bucket.read(f"{_JOURNALS}/{journal}/{name}", _PIECE_BYTES) or b""
+            names = [f"{_JOURNALS}/{journal}/{name}" for name in bucket.names(f"{_JOURNALS}/{journal}")]
+            for start in range(0, len(names), _AT_ONCE):
+                pieces = in_threads(
+                    lambda name: bucket.read(name, _PIECE_BYTES), names[start : start + _AT_ONCE], _AT_ONCE, "journals"
+                )
+                yield from ((journal, piece or b"") for piece in pieces)
     elif os.path.isdir(location):
         with closing(DirectoryStore(location)) as store, closing(Journals(store)) as journals:
             journals.check_owners()
