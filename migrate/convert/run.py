@@ -626,7 +626,7 @@ class Conversion(Struct):
                 if layer.payload is not None and (place not in seen or image.image.container is not None):
                     seen.add(place)
                     job = LayerJob(index, source, layer)
-                    if self.options.salvage and job.payload.digest is not None:
+                    if self.options.salvage and job.payload.digest and job.payload.diff_id is not None:
                         job = _without_claim(job)  # the digest proves the bytes, so a wrong diffID may be salvaged
                     if image.image.container is not None and layer.legacy_id == image.image.head:
                         self._container_layers.add(job.key)

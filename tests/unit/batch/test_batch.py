@@ -26,7 +26,7 @@ from migrate.model.options import Compression, ConvertOptions, Format, OnConflic
 from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.report.text import render_text
-from migrate.verify import verify
+from migrate.verify import examine, verify
 from migrate.writers.oci_layout import OciLayout
 from tests import poison
 from tests.archives import V1Archive, layer_json, layer_tar, legacy_id, unpack
@@ -59,11 +59,11 @@ def _close_outcomes() -> Iterator[None]:
         _kept.pop().close()
 
 
-def convert(shelf: Path, layout: Path, locations: Sequence[str] = ()) -> None:
+def convert(shelf: Path, layout: Path, locations: Sequence[str] = (), options: ConvertOptions | None = None) -> None:
     """What `convert` makes of the archives of a shelf, or of `locations`."""
-    options = ConvertOptions(exact_sizes=True)
+    options = options or ConvertOptions(exact_sizes=True)
     paths = locations or [str(path) for path in sorted(shelf.rglob("*.tar*"), key=str)]
-    sources = [OpenedSource(path, open_source(path)) for path in paths]
+    sources = [OpenedSource(path, open_source(path, options)) for path in paths]
     target = OciLayout(layout, options)
     Conversion(sources, options, target).run()
     target.close()
@@ -316,6 +316,21 @@ def test_every_kind_of_source_as_convert_takes_them(tmp_path: Path) -> None:
     convert(shelf, tmp_path / "convert", locations)
     one, other = files_of(tmp_path / "batch"), files_of(tmp_path / "convert")
     assert one == other
+
+
+@pytest.mark.parametrize("name", ["registry-v2-schema1-2.1.1", "registry-v2-schema1-2.1.1-damaged"])
+def test_salvage_leaves_the_blobs_that_convert_leaves(name: str, tmp_path: Path) -> None:
+    """Steps without a layer of schema 1 name a blob of an empty tar, which no image of the target has."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    extract_tree(case(name), shelf)
+    options = ConvertOptions(jobs=2, exact_sizes=True, salvage=True)
+    outcome = run(shelf, tmp_path / "batch", options=options)
+    convert(shelf, tmp_path / "convert", [row.location for row in outcome.read_report().sources], options)
+    assert files_of(tmp_path / "batch") == files_of(tmp_path / "convert")
+    if not outcome.lists[SourceOutcome.FAILED]:
+        checked = examine(str(tmp_path / "batch"), 1, SilentProgress())
+        assert not checked.findings and not checked.warnings
 
 
 @pytest.mark.parametrize("beside", ["made-duplicates", "made-dual-hardlinks", "save-1.10.3-hybrid"])
