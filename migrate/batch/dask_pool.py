@@ -46,7 +46,7 @@ from migrate.report.units import count
 FROM_CONFIGURATION: Final = "auto"
 """The value for the scheduler in Dask's configuration: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file."""
 _CONNECT_SECONDS: Final = 7.0
-_PROBE_SECONDS: Final = 2.0
+_PROBE_SECONDS: Final = 5.0
 _ASK_SECONDS: Final = 1.0
 _RESULT_SECONDS: Final = 3.0
 """Dask itself tries for 30 seconds to reach a worker that has died, and takes no other result meanwhile."""
@@ -427,7 +427,7 @@ def _connect(scheduler: str) -> Any:
     def connect() -> Any:
         began = time.monotonic()
         _check_address(named, str(address) if address or not file else _address_in(named, str(file)))
-        return silent(**keywords, timeout=max(1.0, began + _CONNECT_SECONDS - time.monotonic()))
+        return silent(**keywords, timeout=max(1.0, began + _CONNECT_SECONDS - 1.0 - time.monotonic()))
 
     return _in_time(connect, named)
 
@@ -461,9 +461,15 @@ def _check_address(named: str, address: str) -> None:
         raise UsageError(f"{named}: is no address of a scheduler, such as tcp://HOST:8786 or tls://HOST:8786")
     if scheme == "tls" or not port.isdecimal():
         return
-    at = (host.strip("[]"), int(port))
-    with contextlib.suppress(OSError), socket.create_connection(at, timeout=_PROBE_SECONDS) as probe:
-        probe.settimeout(_PROBE_SECONDS / 2)
+    try:
+        probe = socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS)
+    except TimeoutError as exc:
+        why = f"no connection within {_PROBE_SECONDS:.0f} s"
+        raise UsageError(f"{named}: no Dask scheduler answers there ({why})") from exc
+    except OSError:  # perhaps a scheduler that has not started yet, which the client waits for
+        return
+    with contextlib.suppress(OSError), probe:
+        probe.settimeout(1.0)
         with contextlib.suppress(TimeoutError):
             if probe.recv(1):
                 return  # a scheduler sends its data first, and would log an error about the request below
@@ -478,7 +484,7 @@ def _check_address(named: str, address: str) -> None:
 def _in_time(connect: Callable[[], Any], named: str) -> Any:
     """The result of `connect`, with a time limit: the timeout of the client does not cover every silent peer, nor the
     time until a host is found."""
-    found = _limited(connect, _CONNECT_SECONDS + 1)
+    found = _limited(connect, _CONNECT_SECONDS)
     if not found:
         raise UsageError(f"{named}: no Dask scheduler answers there within {_CONNECT_SECONDS:.0f} s")
     if isinstance(found[0], Exception) and not isinstance(found[0], MigrateError):
