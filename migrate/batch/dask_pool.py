@@ -148,7 +148,7 @@ class DaskPool(WorkerPool):
         return {worker: result for worker, result in results.items() if worker in self._threads_by_worker()}
 
     def _result_of(self, worker: str, call: Any, began: float, progress: Progress) -> object:
-        reported = began
+        reported = began - SILENT_SECONDS / 2  # the run has not emitted anything before
         while True:
             try:
                 return call.result(timeout=_ASK_SECONDS)

@@ -12,8 +12,8 @@ from migrate.layout.names import REGISTRY_PREFIX, plain_path
 from migrate.model.progress import Event, Progress
 from migrate.storage.bucket import open_filesystem
 
-SILENT_SECONDS: Final = 10.0
-"""The longest wait without a message."""
+SILENT_SECONDS: Final = 9.0
+"""Time until a message about a wait: with a turn of the loops that look at the clock, less than ten seconds."""
 _LOOK_SECONDS: Final = 0.5
 _ASK_SECONDS: Final = SILENT_SECONDS / 4
 
@@ -38,7 +38,7 @@ def read_byte(location: str) -> None:
 
 
 class Waits(Progress):
-    """Receives the events of a run, gives them to `progress`, and adds a notice after each ten seconds without one, if
+    """Receives the events of a run, gives them to `progress`, and adds a notice after some seconds without one, if
     the run is in a step that should not take so long. Used as a context, in which a thread looks at the clock."""
 
     def __init__(self, progress: Progress, clock: Clock = time.monotonic) -> None:
@@ -102,7 +102,7 @@ class Silence:
         return self._clock() - self._moved
 
     def report(self, cause: Cause | None, waiting: int, progress: Progress) -> None:
-        """Emits a message about `waiting` tasks, but not sooner than ten seconds after the one before."""
+        """Emits a message about `waiting` tasks, but not sooner than some seconds after the one before."""
         now = self._clock()
         if cause is not None and waiting and now - max(self._moved, self._reported) >= SILENT_SECONDS:
             self._reported = now
