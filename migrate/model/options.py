@@ -1,7 +1,8 @@
 """The options of one run, as values.
 
 `ConvertOptions` consists of four groups. Each step has the group that it needs as a parameter. A new option is one
-field here and one `click.option` in `migrate.cli`.
+field here and one `click.option` in `migrate.cli`. Groups are not compared: methods for that would be compiled at each
+start.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _changes(changes: Changes) -> Mapping[str, Changes]:
     return {"changes": changes}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ReadOptions:
     """Options for reading a source.
 
@@ -122,7 +123,7 @@ class ReadOptions:
         return tuple(path for path in (self.dm_data, self.dm_metadata) if path)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageOptions:
     """Options for the choice of images and for their bytes.
 
@@ -168,7 +169,7 @@ class ImageOptions:
             raise UsageError(f"--compression-level {level}: --compression {self.compression} takes {allowed}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NameOptions:
     """Options for the names of the images in the target.
 
@@ -203,7 +204,7 @@ class NameOptions:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RunOptions:
     """Options for the course of the run. `jobs`: number of threads (processes in a batch), 1 or more. `exact_sizes`: a
     plan compresses, too. `force`: start although the free space may not be enough. `check_existing`: read every blob
