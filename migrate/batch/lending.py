@@ -17,7 +17,9 @@ from msgspec import Struct, field
 
 from migrate.batch.plan import Loan
 from migrate.batch.records import HeldLayer, SourceRecord
-from migrate.convert.run import Conversion, Lent, OpenedSource
+from migrate.convert.other_places import Lent
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID
 from migrate.model.image import HashedLayer

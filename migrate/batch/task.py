@@ -28,7 +28,8 @@ from migrate.batch.records import ImageRecord, LayerRecord, Role, SourceRecord
 from migrate.batch.targets import layout_location, open_worker_target
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.publish import FinishedImage
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.errors import IntegrityError, LimitError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.legacy import Failure, LegacyLayer
@@ -257,7 +258,7 @@ class Worker:
             missing=tuple(sorted(conversion.missing)),
             held=held_layers(conversion, source),
             lent={
-                legacy_id: conversion.place(index).location
+                legacy_id: conversion.others.place(index).location
                 for planned in conversion.planned
                 for legacy_id, index in sorted(planned.elsewhere.items())
                 if index > 0
@@ -283,7 +284,7 @@ class Worker:
             for layer in planned.chain:
                 layers.setdefault(_row_key(layer), layer)
                 place = planned.elsewhere.get(layer.legacy_id, planned.source_index)
-                places.setdefault(_row_key(layer), conversion.place(place).source)
+                places.setdefault(_row_key(layer), conversion.others.place(place).source)
                 if layer.payload is not None:
                     results.setdefault(_row_key(layer), conversion.result_of(planned, layer))
         found: list[tuple[LegacyLayer, LayerRecord]] = []

@@ -10,10 +10,10 @@ import dataclasses
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import SharedParts, compose_image
 from migrate.compose.names import untagged_reference, wanted_reference
 from migrate.convert.earlier import EarlierImages
+from migrate.convert.other_places import OF_TARGET, Lent, OtherPlaces
 from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images, without_documents
 from migrate.convert.repeat import run_key
 from migrate.convert.selection import (
@@ -39,6 +40,7 @@ from migrate.convert.selection import (
     unused_exclusions,
 )
 from migrate.convert.source_paths import distinct_sources
+from migrate.convert.sources import OpenedSource, open_sources
 from migrate.errors import (
     ConflictError,
     IntegrityError,
@@ -55,12 +57,11 @@ from migrate.layout.names import plain_path
 from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
-from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing, is_hex_id
-from migrate.model.options import Compression, ConvertOptions, Format, ReadOptions
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, is_hex_id
+from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress, SilentProgress
 from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource
-from migrate.readers.detect import open_source
 from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import BlobTarget, JobKey, LayerJob, ObserverFactory, OncePayload, TarObserver, observe_all
@@ -83,44 +84,6 @@ HashedLayers = Mapping[JobKey, "HashedLayer | MigrateError"]
 Chain = tuple[LegacyLayer, ...]
 
 
-class OpenedSource(Struct):
-    """A source of the run: opened, or the error why it could not be opened."""
-
-    location: str
-    source: LegacySource | None = None
-    error: MigrateError | None = None
-    listing: SourceListing | None = None
-    type: str | None = None
-
-    def close(self) -> None:
-        """Closes the source and drops it and its listing, which take much memory for sources with many images."""
-        if self.source is not None:
-            self.type = self.source.source_type.value
-            self.source.close()
-            self.source = self.listing = None
-
-    @property
-    def is_one_file(self) -> bool:
-        """True if nothing but the file at the location is read: not a file in a disk image or in another archive."""
-        return self.source is not None and self.source.reads_one_file and self.source.location == self.location
-
-
-def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedSource]:
-    """Opens each source once. A source that cannot be opened is returned with its error. Raises UsageError."""
-    if list(locations).count("-") > 1:
-        raise UsageError("standard input can be read only once")
-    opened = []
-    for location in distinct_sources(locations):
-        path = plain_path(location)
-        try:
-            opened.append(OpenedSource(path, open_source(location, options)))
-        except MigrateError as error:
-            if error.scope == "run":
-                raise
-            opened.append(OpenedSource(path, error=error))
-    return opened
-
-
 class PlannedImage(Struct):
     """One image to convert. `order` is its place in the run and decides ties. `elsewhere` has the layers of its chain
     that are read from another source, with the index of that source (see `Conversion.place`)."""
@@ -133,14 +96,6 @@ class PlannedImage(Struct):
     index: ReadyIndex | None = None
     lost_layer: LegacyID | None = None
     elsewhere: dict[LegacyID, int] = field(default_factory=dict)
-
-
-class Lent(Struct, frozen=True):
-    """Layers that the sources lack and that other sources of a batch have: v1 layers, with the source to read them
-    from, and contents that are in the target already."""
-
-    layers: Mapping[LegacyID, OpenedSource] = field(default_factory=dict)
-    contents: Mapping[DiffID, HashedLayer] = field(default_factory=dict)
 
 
 class Outcome(Struct):
@@ -180,8 +135,7 @@ class Conversion(Struct):
     _layers_planned: int = 0
     _estimate: SizeEstimate | None = None
     _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
-    _of_target: dict[DiffID, HashedLayer] = field(default_factory=dict)
-    _not_of_target: dict[DiffID, str] = field(default_factory=dict)
+    _others: OtherPlaces | None = None
 
     def __post_init__(self) -> None:
         if self.target is None and self.options.dry_run and not self.options.exact_sizes:
@@ -191,6 +145,13 @@ class Conversion(Struct):
             self.options = dataclasses.replace(
                 self.options, compression=self.target.wants_compression, compression_level=None
             )
+
+    @property
+    def others(self) -> OtherPlaces:
+        """Where layers are that a source lacks."""
+        if self._others is None:
+            self._others = OtherPlaces(self.sources, self.options, self.lent, self.earlier)
+        return self._others
 
     @classmethod
     @contextmanager
@@ -477,11 +438,8 @@ class Conversion(Struct):
         return True
 
     def _read_layer(self, planned: PlannedImage, legacy_id: LegacyID) -> LegacyLayer:
-        """A layer of the image's own source, or else of another source of the run.
-
-        Docker up to 1.9 wrote and loaded archives without the layers that the other side had, and found these by ID. An
-        ID of 64 random digits identifies a layer well enough. If other sources disagree about the layer, none is used.
-        """
+        """A layer of the image's own source, or else of another place: an ID of 64 random digits identifies a layer
+        well enough."""
         own = self.sources[planned.source_index].source
         assert own is not None
         try:
@@ -489,106 +447,33 @@ class Conversion(Struct):
         except (MissingLayerError, MissingContentError):
             if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
                 raise
-            found = self._find_elsewhere(planned, legacy_id)
+            found = self.others.find(legacy_id, planned.source_index)
             if found is None:
                 self.missing.add(legacy_id)
                 raise
         index, layer = found
         planned.elsewhere[legacy_id] = index
-        return replace(layer, warnings=(*layer.warnings, f"layer {legacy_id}: taken from {self.place(index).location}"))
-
-    _OF_TARGET: ClassVar[int] = -1
-    """Index of the target among the sources: layers that a source lacks are read from it."""
-
-    def place(self, index: int) -> OpenedSource | EarlierImages:
-        """The source with this index: one of the run, one of another run that has missing layers, or the target."""
-        if index == self._OF_TARGET:
-            assert self.earlier is not None
-            return self.earlier
-        own = len(self.sources)
-        return self.sources[index] if index < own else self._lenders[index - own]
-
-    @property
-    def _lenders(self) -> list[OpenedSource]:
-        return list({id(opened): opened for opened in self.lent.layers.values()}.values())
-
-    def _find_elsewhere(self, planned: PlannedImage, legacy_id: LegacyID) -> tuple[int, LegacyLayer] | None:
-        """The layer, and the index of the source that has it. Docker roots and v1 archives are preferred: archives with
-        a manifest.json have v1 JSON, too, but later programs made it up."""
-        v1: dict[bytes, tuple[int, LegacyLayer]] = {}
-        others: dict[bytes, tuple[int, LegacyLayer]] = {}
-        for index, opened in enumerate(self.sources):
-            if index != planned.source_index and opened.source is not None and opened.listing is not None:
-                with suppress(MigrateError):
-                    layer = opened.source.read_layer(legacy_id)
-                    if layer.payload is not None and layer.payload.absent is None:
-                        rank = v1 if legacy_id in opened.listing.layers else others
-                        rank.setdefault(layer.json, (index, layer))
-        found = v1 or others
-        # sources of this run first, then sources of the same batch, then what an earlier run left in the target
-        if found:
-            return next(iter(found.values())) if len(found) == 1 else None
-        lender = self.lent.layers.get(legacy_id)
-        if lender is not None and lender.source is not None:
-            with suppress(MigrateError):
-                index = len(self.sources) + [id(one) for one in self._lenders].index(id(lender))
-                return index, lender.source.read_layer(legacy_id)
-        of_target = None if self.earlier is None else self.earlier.read_layer(legacy_id)
-        return None if of_target is None else (self._OF_TARGET, of_target)
+        warning = f"layer {legacy_id}: taken from {self.others.place(index).location}"
+        return replace(layer, warnings=(*layer.warnings, warning))
 
     def _same_content(self, layer: LegacyLayer) -> HashedLayer | None:
-        """Another layer of the run with the diffID that the config names for this one, whose bytes are missing."""
-        wanted = layer.payload.diff_id if layer.payload is not None else None
-        rows = (row for row in self.hashed.values() if isinstance(row, HashedLayer) and row.diff_id == wanted)
-        usable = (row for row in rows if row.blob is not None or self.options.dry_run)
-        if wanted is None:
-            return None
-        return next(usable, self.lent.contents.get(wanted) or self._of_target.get(wanted))
+        return self.others.same_content(_claim(layer), self.hashed.values())
 
     def _take_content_of_target(self, store: BlobTarget | None) -> None:
-        """Looks in the target for layers whose bytes no source has, by their diffIDs. Those that it has are put into
-        `_of_target`; the reasons why others cannot be used, into `_not_of_target`."""
+        """Looks in the target for layers whose bytes no source has, by their diffIDs."""
         claims = (
-            layer.payload.diff_id
+            _claim(layer)
             for image in self.planned
             for layer in image.chain
             if layer.payload is not None
             and isinstance(self.result_of(image, layer), MissingContentError)
             and self._same_content(layer) is None
         )
-        wanted = sorted({diff_id for diff_id in claims if diff_id is not None})
-        if not wanted or self.earlier is None:
-            return
-        found = {diff_id: [*layers] for diff_id, layers in self.earlier.find_layers(wanted).items()}
-        # Several blobs of the target may claim one diffID, so each is tried until one has it.
-        while found:
-            assert self.earlier.source is not None
-            jobs: dict[JobKey, LayerJob] = {}
-            for diff_id in sorted(found):
-                job = LayerJob(self._OF_TARGET, self.earlier.source, found[diff_id][0])
-                # If another diffID needs the same blob in this round, this one waits for the next round.
-                if jobs.setdefault(job.key, job) is job:
-                    found[diff_id].pop(0)
-            for key, result in rehash(list(jobs.values()), store, self.options, self.progress).items():
-                payload = jobs[key].payload
-                assert payload.diff_id is not None
-                if isinstance(result, MigrateError):
-                    reason = f"the target has {payload.digest or payload.key} for it: {result.message}"
-                    self._not_of_target[payload.diff_id] = reason
-                elif not payload.keep or self._fits(result):
-                    self._of_target[payload.diff_id] = result
-                    del found[payload.diff_id]
-                else:  # the right content in a form that this run does not allow: the next round compresses it again
-                    found[payload.diff_id].insert(0, replace(jobs[key].layer, payload=replace(payload, keep=False)))
-            found = {diff_id: layers for diff_id, layers in found.items() if layers}
-        if self.target is not None:
-            self.target.note_blobs(self.earlier.homes)
-
-    def _why_not_of_target(self, layer: LegacyLayer) -> str | None:
-        """The reason why the layer was not taken from the target, if there is one."""
-        claim = None if layer.payload is None else layer.payload.diff_id
-        problem = None if self.earlier is None else self.earlier.problem
-        return problem if claim is None else self._not_of_target.get(claim, problem)
+        wanted = {diff_id for diff_id in claims if diff_id is not None}
+        if wanted and self.earlier is not None:
+            self.others.take_from_target(wanted, store, self.progress)
+            if self.target is not None:
+                self.target.note_blobs(self.earlier.homes)
 
     def iter_names(self) -> Iterator[Reference]:
         """The names that the images of the run ask for in a registry."""
@@ -601,17 +486,6 @@ class Conversion(Struct):
                 template = self.options.name_untagged or f"{UNTAGGED}:{{legacy_id}}"
                 yield untagged_reference(template, head, head, hosts=False)
 
-    def _fits(self, layer: HashedLayer) -> bool:
-        """True if this run's options allow a blob of the target, as it is, in a new image."""
-        if layer.blob is None:
-            return self.options.dry_run
-        if layer.blob.compression == "none":
-            # no gzip and no zstd: it may still be compressed in another way, and then it is not the tar itself
-            return layer.blob.digest == layer.diff_id
-        if self.options.compression is Compression.NONE:
-            return False
-        return layer.blob.compression == "gzip" or self.options.format is Format.OCI
-
     # --- layers ------------------------------------------------------------------------------------------------
 
     def _rehash(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> HashedLayers:
@@ -620,7 +494,7 @@ class Conversion(Struct):
         for image in planned:
             for layer in image.chain:
                 index = image.elsewhere.get(layer.legacy_id, image.source_index)
-                source = self.place(index).source
+                source = self.others.place(index).source
                 assert source is not None
                 place = (index, id(layer))  # with `--all`, thousands of chains share the same layer objects
                 if layer.payload is not None and (place not in seen or image.image.container is not None):
@@ -667,13 +541,14 @@ class Conversion(Struct):
             # Archives of 1.10 and later may lack layers that the receiving side had. The diffID identifies the bytes.
             if isinstance(result, MissingContentError):
                 if (same := self._same_content(layer)) is not None:
-                    has_it = "the target has" if same is self._of_target.get(same.diff_id) else "another one has"
+                    is_old = same is self.others.of_target.get(same.diff_id)
+                    has_it = "the target has" if is_old else "another one has"
                     borrowed.append(f"layer {layer.legacy_id}: not in this archive; {has_it} its diffID")
                     result = replace(same, carried=None)
-                elif reason := self._why_not_of_target(layer):
+                elif reason := self.others.why_not_of_target(_claim(layer)):
                     result = MissingContentError(f"{result.message}; {reason}", layer=result.layer)
             # A v1 layer in the target is identified by its random ID alone, which another layer may have.
-            if planned.elsewhere.get(layer.legacy_id) == self._OF_TARGET and isinstance(result, HashedLayer):
+            if planned.elsewhere.get(layer.legacy_id) == OF_TARGET and isinstance(result, HashedLayer):
                 claim = None if layer.payload is None else layer.payload.diff_id
                 if claim is not None and result.diff_id != claim:
                     message = f"layer {layer.legacy_id}: the target's blob has the diffID {result.diff_id}, not {claim}"
@@ -865,6 +740,11 @@ def _with_estimates(hashed: HashedLayers, estimate: SizeEstimate) -> HashedLayer
         for key, row in rows.items()
     }
     return {**hashed, **{key: replace(row, estimate=sizes[key]) for key, row in rows.items()}}
+
+
+def _claim(layer: LegacyLayer) -> DiffID | None:
+    """The diffID that a config of the source names for the layer."""
+    return None if layer.payload is None else layer.payload.diff_id
 
 
 def _without_claim(job: LayerJob) -> LayerJob:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.errors import SourceUnreadableError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, SilentProgress

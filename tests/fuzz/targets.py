@@ -27,7 +27,8 @@ from migrate.batch.journal import Journals, pack_record, unpack_record
 from migrate.batch.records import parse_record
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.compose.config import HistoryStep, compose_config
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.distribution import client
 from migrate.documents import containers, docker_root, go_json, jws, oci, registry_v1, schema1
 from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories

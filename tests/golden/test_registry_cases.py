@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.readers.detect import open_source
 from migrate.report.document import Report, ReportImage

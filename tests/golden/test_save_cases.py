@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.model.digest import DiffID, Digest, chain_ids
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.model.progress import SilentProgress

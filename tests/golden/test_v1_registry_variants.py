@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.readers.registry_v1 import RegistryV1Source
 from migrate.report.document import Report

@@ -18,7 +18,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrate.convert.run import Conversion, OpenedSource, Outcome
+from migrate.convert.run import Conversion, Outcome
+from migrate.convert.sources import OpenedSource
 from migrate.errors import MigrateError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.errors import MigrateError
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.readers.detect import open_source

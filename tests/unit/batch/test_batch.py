@@ -20,7 +20,8 @@ from migrate.batch.batch import BatchOutcome, merge_batch, run_batch, unfinished
 from migrate.batch.executors import PoolRequest, ProcessPool, open_pool
 from migrate.batch.plan import Shard, SourceOutcome
 from migrate.batch.worker_pool import WorkerPool
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.errors import TargetError, UsageError
 from migrate.model.options import Compression, ConvertOptions, Format, OnConflict
 from migrate.model.progress import SilentProgress

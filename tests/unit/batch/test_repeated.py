@@ -21,7 +21,8 @@ from migrate.batch.executors import ExecutorPool
 from migrate.batch.journal import JournalEntry, pack_record, unpack_record
 from migrate.batch.plan import Shard, Task
 from migrate.batch.task import WorkOrder
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.errors import UsageError
 from migrate.model.image import Platform
 from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format, OnConflict

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from migrate.blobio.limits import JSON_BYTES, JSON_ITEMS
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source

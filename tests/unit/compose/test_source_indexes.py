@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source

@@ -23,7 +23,8 @@ import pytest
 
 from migrate.blobio import limits
 from migrate.blobio.stopping import stopped_by
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.errors import (
     AmbiguousSourceError,
     InterruptedRunError,

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.errors import UnfitSourceError
 from migrate.model.digest import Digest
 from migrate.model.legacy import SourceType

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.distribution.credentials import encode_config
 from migrate.errors import SourceUnreadableError
 from migrate.model.legacy import SourceType

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from migrate.blobio.payload import Extent, Payload
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.model.digest import DiffID, Digest
 from migrate.model.options import Compression, ConvertOptions, Format
 from migrate.model.progress import SilentProgress

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from migrate.convert.run import Conversion, OpenedSource
+from migrate.convert.run import Conversion
+from migrate.convert.sources import OpenedSource
 from migrate.model.digest import Digest
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
