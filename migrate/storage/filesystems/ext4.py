@@ -37,9 +37,12 @@ if TYPE_CHECKING:
 
 ROOT_INODE: Final = 2
 _FILETYPE, _RECOVER, _EXTENTS, _64BIT, _MMP, _FLEX_BG = 0x2, 0x4, 0x40, 0x80, 0x100, 0x200
-_CSUM_SEED, _LARGEDIR = 0x2000, 0x4000
-_KNOWN = _FILETYPE | _RECOVER | _EXTENTS | _64BIT | _MMP | _FLEX_BG | _CSUM_SEED | _LARGEDIR
-_RO_BIGALLOC: Final = 0x200
+_EA_INODE, _CSUM_SEED, _LARGEDIR, _INLINE_DATA, _ENCRYPT, _CASEFOLD = 0x400, 0x2000, 0x4000, 0x8000, 0x10000, 0x20000
+# With the features of encryption and of attributes in inodes of their own, single files or attributes are not read.
+_KNOWN = (
+    (_FILETYPE | _RECOVER | _EXTENTS | _64BIT | _MMP | _FLEX_BG)
+    | (_EA_INODE | _CSUM_SEED | _LARGEDIR | _INLINE_DATA | _ENCRYPT | _CASEFOLD)
+)  # fmt: skip
 _HAS_JOURNAL: Final = 0x4
 _STATE_UNMOUNTED, _STATE_ERRORS = 1, 2
 _REPLAYED: Final = "was in use when it was copied; its journal was replayed in memory"
@@ -50,6 +53,9 @@ _EXTENT_MAGIC: Final = 0xF30A
 _MOST_DEPTH: Final = 5
 _UNWRITTEN: Final = 0x8000
 _XATTR_MAGIC: Final = b"\0\0\x02\xea"
+_MAP: Final = slice(40, 100)
+"""The block map or extent tree in an inode (i_block); of inline content, its first bytes."""
+_SYSTEM: Final = 7
 _PREFIXES: Final = {1: b"user.", 4: b"trusted.", 6: b"security."}
 _INODE = struct.Struct("<HHIIIiIHHIII60sIIIIHHHH")
 """mode, uid, size, four times, gid, links, blocks, flags, version, block map, generation, attributes, size's high half,
@@ -104,8 +110,8 @@ class Ext4:
 
     def _check_features(self, superblock: Any) -> None:
         unknown = int(superblock.s_feature_incompat) & ~_KNOWN
-        # Incompatible features change the structures on disk. Of the others only bigalloc changes where contents are.
-        if unknown or superblock.s_feature_ro_compat & _RO_BIGALLOC:
+        # Only incompatible features change the structures that are read. (dissect.extfs refuses bigalloc, though.)
+        if unknown:
             raise UnsupportedError(f"the ext4 file system uses features that are not read (incompat {unknown:#x})")
         if not (_OLD_INODE_SIZE <= self._inode_size <= self._block_size) or self._inode_size & (self._inode_size - 1):
             raise DamagedError(f"the ext4 superblock names an inode size of {self._inode_size}")
@@ -144,9 +150,12 @@ class Ext4:
         if inode.size > DIRECTORY_BYTES:
             raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {DIRECTORY_BYTES:,} (DIRECTORY_BYTES)")
         with naming(where):
-            blocks = self._directory_blocks(inode, where)
+            inline = self._inline_extents(inode, where)
+            blocks = self._directory_blocks(inode, where) if inline is None else self._inline_blocks(inline)
             names = collect_names((entry for block in blocks for entry in self._entries(block, where)), where)
             found = {name: number for name, number in names if name in (b".", b"..")}
+            if inline is not None:  # the parent's number is in place of the two entries
+                found |= {b".": inode.number, b"..": int.from_bytes(inode.raw[40:44], "little")}
             parent = found[b".."]
             if found[b"."] != inode.number:
                 raise DamagedError(f"{where}: has the inode number {found[b'.']}")
@@ -163,6 +172,32 @@ class Ext4:
             covered += length
         if covered < inode.size:
             raise DamagedError(f"{where}: {inode.size - covered:,} of its bytes are not stored")
+
+    def _inline_blocks(self, extents: Sequence[FileExtent]) -> Iterator[bytes]:
+        """The entries of an inline directory: those in the inode's map, behind the parent, and those in the
+        attribute."""
+        for extent in extents:
+            skipped = 0 if extent.start else 4
+            yield self._pages.read_at(extent.offset + skipped, extent.length - skipped)
+
+    def _inline_extents(self, inode: Inode, where: str) -> list[FileExtent] | None:
+        """The places of content that is in the inode: 60 bytes in place of the block map, the rest in the attribute
+        `system.data` (Documentation/filesystems/ext4/inlinedata.rst). None for other inodes. UnsupportedError for
+        encrypted content and names."""
+        if _flags(inode) & _INODE_ENCRYPTED:
+            raise UnsupportedError(f"{where}: is encrypted, which is not read")
+        if not _flags(inode) & _INODE_INLINE:
+            return None
+        place = self.inode_offset(inode.number)
+        room = _MAP.stop - _MAP.start
+        extents = [FileExtent(0, min(inode.size, room), place + _MAP.start)]
+        if inode.size > room:
+            body = _extra_body(inode.raw)
+            start, size = _inline_rest(body, where)
+            if inode.size - room > size or start + size > len(body):
+                raise DamagedError(f"{where}: {inode.size:,} bytes, of which {room + size} are in the inode")
+            extents.append(FileExtent(room, inode.size - room, place + len(inode.raw) - len(body) + start))
+        return extents
 
     def _entries(self, block: bytes, where: str) -> Iterator[tuple[bytes, int]]:
         at = 0
@@ -182,7 +217,7 @@ class Ext4:
         if inode.size > LINK_BYTES:
             raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {LINK_BYTES:,} (LINK_BYTES)")
         with naming(where):
-            if _is_fast_link(inode):
+            if _is_fast_link(inode) and not _flags(inode) & _INODE_ENCRYPTED:
                 return inode.raw[40 : 40 + inode.size]
             pieces = [self._pages.read_at(extent.offset, extent.length) for extent in self.read_extents(inode)]
             target = b"".join(pieces)[: inode.size]
@@ -213,9 +248,9 @@ class Ext4:
         where = f"ext4 inode {inode.number}"
         if stat.S_ISLNK(inode.mode) and _is_fast_link(inode):
             return ()
-        if _flags(inode) & (_INODE_INLINE | _INODE_ENCRYPTED):
-            raise UnsupportedError(f"{where}: its content is inline or encrypted, which is not read")
         with naming(where):
+            if (inline := self._inline_extents(inode, where)) is not None:
+                return inline
             mapped = (
                 self._walk_extents(inode, where) if _flags(inode) & _INODE_EXTENTS else self._walk_map(inode, where)
             )
@@ -345,6 +380,14 @@ def _decode(number: int, raw: bytes) -> Inode:
     )
 
 
+def _inline_rest(body: bytes, where: str) -> tuple[int, int]:
+    """(offset in `body`, size) of the attribute `system.data`."""
+    for index, name, offset, value_inode, size in _xattr_entries(body, 4) if body[:4] == _XATTR_MAGIC else ():
+        if (index, name, value_inode) == (_SYSTEM, b"data", 0):
+            return 4 + offset, size
+    raise DamagedError(f"{where}: the rest of its content is not in the inode")
+
+
 def _is_fast_link(inode: Inode) -> bool:
     """True for a symbolic link whose target is in the inode, in place of extents."""
     return inode.size < 60 and not _flags(inode) & _INODE_EXTENTS
@@ -391,17 +434,25 @@ def _rdev(raw: bytes) -> int:
 def _xattrs(raw: bytes, *, first: int, base: int, where: str) -> Iterator[tuple[bytes, bytes]]:
     """(name, value) of the entries from `first`; values are at `base` + offset. ACLs are left out: their form on disk
     is not that of getxattr(2)."""
-    at = first
-    while raw[at : at + 4] not in (b"\0\0\0\0", b""):
-        name_length, index, offset, value_inode, size, _ = _XATTR_ENTRY.unpack_from(raw, at)
-        name = raw[at + _XATTR_ENTRY.size : at + _XATTR_ENTRY.size + name_length]
-        at += (_XATTR_ENTRY.size + name_length + 3) & ~3
+    for index, name, offset, value_inode, size in _xattr_entries(raw, first):
         prefix = _PREFIXES.get(index)
         if prefix is None:
             continue
         if value_inode or size > XATTR_BYTES:
             raise UnsupportedError(f"{where}: {(prefix + name)!r} is kept outside of the inode, which is not read")
         value = raw[base + offset : base + offset + size]
-        if len(name) != name_length or len(value) != size:
+        if len(value) != size:
             raise DamagedError(f"{where}: {(prefix + name)!r} reaches beyond its block")
         yield prefix + name, value
+
+
+def _xattr_entries(raw: bytes, at: int) -> Iterator[tuple[int, bytes, int, int, int]]:
+    """(number of the prefix, name, offset of the value, its inode if it is not here, its size) of the entries from
+    `at`."""
+    while raw[at : at + 4] not in (b"\0\0\0\0", b""):
+        length, index, offset, value_inode, size, _ = _XATTR_ENTRY.unpack_from(raw, at)
+        end = at + _XATTR_ENTRY.size + length
+        if end > len(raw):
+            raise DamagedError(f"the name of an attribute at byte {at} reaches beyond its block")
+        yield index, raw[end - length : end], offset, value_inode, size
+        at = (end + 3) & ~3

@@ -35,6 +35,12 @@ V4 = "crc=0,finobt=0,bigtime=0,inobtcount=0,reflink=0,rmapbt=0"
 KINDS: dict[str, Callable[[Path, Path], Path]] = {
     "ext4 of the era": lambda image, tree: make_ext4(image, tree),
     "ext4 of today": lambda image, tree: make_ext4(image, tree, "64M", "metadata_csum"),
+    "ext4 with inline data": lambda image, tree: make_ext4(
+        image, tree, "64M", "inline_data,metadata_csum", "-I", "256"
+    ),
+    "ext4 with features that few of its files use": lambda image, tree: make_ext4(
+        image, tree, "64M", "encrypt,casefold,ea_inode,verity,project,quota"
+    ),
     "ext3": lambda image, tree: make_ext4(image, tree, "64M", f"^extent,^flex_bg,{ERA_FEATURES}"),
     "ext2, 1k blocks, 128-byte inodes": lambda image, tree: make_ext4(
         image, tree, "64M", f"^extent,^has_journal,{ERA_FEATURES}", "-b", "1024", "-I", "128"
@@ -192,7 +198,7 @@ def test_attributes_of_xfs_version_4(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("features", "message"),
-    [("inline_data,metadata_csum", "incompat"), ("encrypt,metadata_csum", "incompat"), ("bigalloc", "not read")],
+    [("meta_bg,^resize_inode", "incompat"), ("bigalloc", "not read")],
 )
 def test_features_that_are_not_read_are_refused(tree: Path, tmp_path: Path, features: str, message: str) -> None:
     driver = store_of(make_ext4(tmp_path / "image", None, "64M", features), tmp_path / "store")
