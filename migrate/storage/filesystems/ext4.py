@@ -5,6 +5,7 @@ Source of the format: Linux, Documentation/filesystems/ext4/; fs/ext4/ext4.h. Al
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import struct
@@ -36,14 +37,15 @@ if TYPE_CHECKING:
     from migrate.storage.blocks import Blocks
 
 ROOT_INODE: Final = 2
-_FILETYPE, _RECOVER, _EXTENTS, _64BIT, _MMP, _FLEX_BG = 0x2, 0x4, 0x40, 0x80, 0x100, 0x200
+_FILETYPE, _RECOVER, _META_BG, _EXTENTS, _64BIT, _MMP, _FLEX_BG = 0x2, 0x4, 0x10, 0x40, 0x80, 0x100, 0x200
 _EA_INODE, _CSUM_SEED, _LARGEDIR, _INLINE_DATA, _ENCRYPT, _CASEFOLD = 0x400, 0x2000, 0x4000, 0x8000, 0x10000, 0x20000
 # With the features of encryption and of attributes in inodes of their own, single files or attributes are not read.
 _KNOWN = (
-    (_FILETYPE | _RECOVER | _EXTENTS | _64BIT | _MMP | _FLEX_BG)
+    (_FILETYPE | _RECOVER | _META_BG | _EXTENTS | _64BIT | _MMP | _FLEX_BG)
     | (_EA_INODE | _CSUM_SEED | _LARGEDIR | _INLINE_DATA | _ENCRYPT | _CASEFOLD)
 )  # fmt: skip
-_HAS_JOURNAL: Final = 0x4
+_HAS_JOURNAL, _SPARSE_SUPER2 = 0x4, 0x200
+_RO_SPARSE_SUPER: Final = 0x1
 _STATE_UNMOUNTED, _STATE_ERRORS = 1, 2
 _REPLAYED: Final = "was in use when it was copied; its journal was replayed in memory"
 _INCOMPLETE: Final = "names may be missing; `e2fsck -f` on a copy of the file system finds them"
@@ -86,6 +88,7 @@ class Ext4:
         self._wide = bool(superblock.s_feature_incompat & _64BIT) and superblock.s_desc_size >= 64
         self._descriptor_size = int(superblock.s_desc_size) if self._wide else 32
         self._tables: dict[int, int] = {}
+        self._superblock = superblock
         self._journal_inode = int(superblock.s_journal_inum)
         self._mounted = int(superblock.s_mtime)
         self.needs_recovery = bool(superblock.s_feature_incompat & _RECOVER)
@@ -136,7 +139,7 @@ class Ext4:
         group, index = divmod(number - 1, self._inodes_per_group)
         table = self._tables.get(group)
         if table is None:
-            raw = self._pages.read_at(self._groups_offset + group * self._descriptor_size, self._descriptor_size)
+            raw = self._pages.read_at(self._descriptor_offset(group), self._descriptor_size)
             self._sums.check_group(group, raw)
             # bg_inode_table_lo; with the feature 64bit the upper half is in bg_inode_table_hi.
             block = int.from_bytes(raw[8:12], "little")
@@ -144,6 +147,27 @@ class Ext4:
                 block |= int.from_bytes(raw[40:44], "little") << 32
             table = self._tables[group] = self._block_offset(block, f"ext4 group {group}")
         return table + index * self._inode_size
+
+    def _descriptor_offset(self, group: int) -> int:
+        """Where the descriptor of a group is. With meta_bg, as resize2fs makes it, each block of descriptors from
+        `s_first_meta_bg` on is in the first of its own groups, behind a copy of the superblock if there is one
+        (fs/ext4/super.c, descriptor_loc)."""
+        superblock = self._superblock
+        number, index = divmod(group, self._block_size // self._descriptor_size)
+        if not superblock.s_feature_incompat & _META_BG or number < superblock.s_first_meta_bg:
+            return self._groups_offset + group * self._descriptor_size
+        first = group - index
+        block = superblock.s_first_data_block + first * superblock.s_blocks_per_group + self._has_superblock(first)
+        return self._block_offset(int(block), f"ext4 group {group}") + index * self._descriptor_size
+
+    def _has_superblock(self, group: int) -> bool:
+        """True for a group that begins with a copy of the superblock (ext4_bg_has_super)."""
+        superblock = self._superblock
+        if superblock.s_feature_compat & _SPARSE_SUPER2:
+            return group == 0 or group in tuple(superblock.s_backup_bgs)
+        if group <= 1 or not superblock.s_feature_ro_compat & _RO_SPARSE_SUPER:
+            return True
+        return any(group == base ** round(math.log(group, base)) for base in (3, 5, 7))
 
     def read_directory(self, inode: Inode) -> Directory:
         where = f"ext4 directory {inode.number}"
