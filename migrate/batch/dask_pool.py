@@ -156,7 +156,7 @@ class DaskPool(WorkerPool):
                 now = time.monotonic()
                 if worker not in self._threads_by_worker() or now - began > 3 * SILENT_SECONDS:
                     return error
-                if now - reported >= SILENT_SECONDS:
+                if now - reported >= SILENT_SECONDS - _ASK_SECONDS:
                     reported = now
                     progress.emit(Event(kind="notice", message=f"worker {worker} has not answered yet; waiting"))
             except Exception as error:  # noqa: BLE001 - any error of a worker is reported as its result
@@ -233,10 +233,11 @@ class DaskPool(WorkerPool):
         try:
             if call.status == "cancelled":
                 raise CancelledError
+            has_failed = call.status == "error"
             try:
                 worker, mark, entries = call.result(timeout=seconds)
             except TimeoutError:
-                if call.status == "error":  # the task's own error
+                if has_failed:  # it is the task's own error
                     raise
                 self._take_when_done(call, order, number, future, 2 * seconds)
                 return

@@ -56,8 +56,10 @@ class Waits(Progress):
 
     def enter(self, step: str) -> None:
         with self._lock:
+            self._began = self._clock()
+            if not self._step:  # otherwise the time without a message goes on
+                self._last = self._began
             self._step = step
-            self._began = self._last = self._clock()
 
     def look(self) -> None:
         """Emits the notice if it is time for it."""

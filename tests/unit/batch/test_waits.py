@@ -47,13 +47,24 @@ def test_a_step_that_may_take_any_time_is_not_named() -> None:
     assert messages(35, lambda waits, clock: enter(waits, "")) == []
 
 
-def test_each_step_has_its_own_time() -> None:
-    said = messages(35, lambda waits, clock: enter(waits, "two") if clock.now == 15 else None)
+def test_each_step_has_its_own_time_but_the_time_without_a_message_is_that_of_all() -> None:
+    said = messages(30, lambda waits, clock: enter(waits, "two") if clock.now == 15 else None)
     assert [message.partition(" (")[0] for message in said] == [
         "still opening s3://bucket/out; 9 s so far",
-        "still two; 9 s so far",
-        "still two; 18 s so far",
+        "still two; 3 s so far",
+        "still two; 12 s so far",
     ]
+
+
+def test_the_time_of_a_step_that_may_take_any_time_does_not_count() -> None:
+    def each(waits: Waits, clock: Clock) -> None:
+        enter(waits, "" if clock.now < 30 else "two")
+
+    assert messages(38, each) == []
+    assert len(messages(39, each)) == 1
+
+
+def test_a_receiver_of_another_kind_has_no_steps() -> None:
     enter(SilentProgress(), "a receiver of another kind has no steps")
 
 
