@@ -103,7 +103,8 @@ class TaskRun(Struct):
         if self.order.target is not None:
             places.append(self.order.target)
         cause = self.pool.watch(places, self._silence.seconds, self.progress)
-        self._silence.report(cause, len(self._running), self.progress)
+        name = running[0].sources[0].location if running else ""
+        self._silence.report(cause, len(self._running), name, self.progress)
 
     def _take(self, future: Future[list[JournalEntry]]) -> None:
         self._silence.end()

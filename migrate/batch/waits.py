@@ -103,15 +103,19 @@ class Silence:
     def seconds(self) -> float:
         return self._clock() - self._moved
 
-    def report(self, cause: Cause | None, waiting: int, progress: Progress) -> None:
-        """Emits a message about `waiting` tasks, but not sooner than some seconds after the one before."""
+    def report(self, cause: Cause | None, waiting: int, name: str, progress: Progress) -> None:
+        """Emits a message about `waiting` tasks, but not sooner than some seconds after the one before. Without a cause
+        their sources are large, which is no fault: then progress has the `name` of one."""
         now = self._clock()
-        if cause is not None and waiting and now - max(self._moved, self._reported) >= SILENT_SECONDS:
-            self._reported = now
-            seconds = max(0.0, now - cause[1])
-            tasks = f"{waiting:,} tasks wait" if waiting > 1 else "a task waits"
-            message = f"{cause[0]}; {tasks}, {seconds:.0f} s so far (Ctrl-C ends the run)"
-            progress.emit(Event(kind="notice", message=message))
+        if not waiting or now - max(self._moved, self._reported) < SILENT_SECONDS:
+            return
+        self._reported = now
+        if cause is None:
+            progress.emit(Event(kind="advance", name=name))
+            return
+        tasks = f"{waiting:,} tasks wait" if waiting > 1 else "a task waits"
+        message = f"{cause[0]}; {tasks}, {max(0.0, now - cause[1]):.0f} s so far (Ctrl-C ends the run)"
+        progress.emit(Event(kind="notice", message=message))
 
 
 class Pulse:

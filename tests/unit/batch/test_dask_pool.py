@@ -158,11 +158,11 @@ def test_tasks_that_wait_are_reported_at_least_every_ten_seconds(
     told: list[float] = []
     for _ in range(2 * 120):
         clock.now += 0.5
-        silence.report(pool.watch([], silence.seconds, progress), 3, progress)
+        silence.report(pool.watch([], silence.seconds, progress), 3, "/a.tar", progress)
         told += [clock.now] * (len(progress.events) - len(told))
-    assert [event.message.partition("; ")[0] for event in progress.events] == [message] * (13 if message else 0)
-    assert not message or max(two - one for one, two in pairwise([1_000, *told])) < 10
-    assert all("; 3 tasks wait, " in event.message for event in progress.events)
+    assert [event.message.partition("; ")[0] or None for event in progress.events] == [message] * 13
+    assert max(two - one for one, two in pairwise([1_000, *told])) < 10
+    assert not message or all("; 3 tasks wait, " in event.message for event in progress.events)
 
 
 def test_nothing_is_reported_while_tasks_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_nothing_is_reported_while_tasks_end(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(100):
         clock.now += 2
         silence.end()
-        silence.report(pool.watch([], silence.seconds, progress), 3, progress)
+        silence.report(pool.watch([], silence.seconds, progress), 3, "/a.tar", progress)
     assert progress.events == []
 
 

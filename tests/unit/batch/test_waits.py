@@ -87,13 +87,22 @@ def test_what_hinders_tasks_is_reported_with_their_number(waiting: int, tasks: s
     clock, progress = Clock(), Recorder()
     silence = Silence(clock)
     clock.now = 5.0
-    silence.report(("it does not answer", 3.0), waiting, progress)
+    silence.report(("it does not answer", 3.0), waiting, "/a.tar", progress)
     silence.end()
     clock.now = 15.0
-    silence.report(None, waiting, progress)
-    silence.report(("it does not answer", 3.0), waiting, progress)
+    silence.report(("it does not answer", 3.0), waiting, "/a.tar", progress)
+    silence.report(("it does not answer", 3.0), waiting, "/a.tar", progress)
     expected = f"it does not answer; {tasks}, 12 s so far (Ctrl-C ends the run)"
     assert [event.message for event in progress.events] == ([expected] if tasks else [])
+
+
+def test_a_large_source_is_no_fault_but_progress_names_it() -> None:
+    clock, progress = Clock(), Recorder()
+    silence = Silence(clock)
+    for _ in range(40):
+        clock.now += 0.5
+        silence.report(None, 1, "/large.tar", progress)
+    assert progress.events == [Event(kind="advance", name="/large.tar")] * 2
 
 
 def test_places_that_hang_are_found_and_the_others_are_not() -> None:
