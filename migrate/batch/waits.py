@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -30,11 +31,13 @@ def read_byte(location: str) -> None:
     if "://" in path:
         filesystem, key = open_filesystem(path)
         filesystem.info(key)
-    elif os.path.isdir(path):
-        os.listdir(path)
     else:
-        with open(path, "rb") as stream:
-            stream.read(1)
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            os.listdir(path)
+        elif stat.S_ISREG(mode):  # a byte that is read of a pipe is lost to the run
+            with open(path, "rb") as stream:
+                stream.read(1)
 
 
 class Waits(Progress):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -145,5 +146,7 @@ def test_a_byte_is_read_of_files_folders_and_locations_with_a_prefix(tmp_path: P
     (tmp_path / "file").write_bytes(b"x")
     for location in (tmp_path, tmp_path / "file", f"oci:{tmp_path}", "docker://registry.invalid/name"):
         read_byte(str(location))
+    os.mkfifo(tmp_path / "pipe")
+    read_byte(str(tmp_path / "pipe"))  # neither waits for a writer, nor takes a byte from one
     with pytest.raises(OSError, match="No such file"):
         read_byte(str(tmp_path / "absent"))
