@@ -48,8 +48,9 @@ FROM_CONFIGURATION: Final = "auto"
 _CONNECT_SECONDS: Final = 7.0
 _PROBE_SECONDS: Final = 5.0
 _ASK_SECONDS: Final = 1.0
-_RESULT_SECONDS: Final = 3.0
-"""Dask itself tries for 30 seconds to reach a worker that has died, and takes no other result meanwhile."""
+_RESULT_SECONDS: Final = (3.0, 30.0)
+"""The time for fetching a result, at first and at most. Dask itself tries for 30 seconds to reach a worker that has
+died."""
 _FILE_BYTES: Final = 16 * 1024 * 1024
 """Limit for a scheduler file, which also lists the workers."""
 _PORTS: Final = 65_536
@@ -75,6 +76,7 @@ class DaskPool(WorkerPool):
         self._run = secrets.token_hex(4)
         self._number = 0
         self._checked: set[str] = set()
+        self._checking = threading.Lock()
         self._order: WorkOrder | None = None
         self._reserved: str | None = None
         self._alone_since: float | None = None
@@ -221,15 +223,20 @@ class DaskPool(WorkerPool):
         order: WorkOrder,
         number: str,
         future: Future[list[JournalEntry]],
-        seconds: float = _RESULT_SECONDS,
+        seconds: float = _RESULT_SECONDS[0],
     ) -> None:
-        call.add_done_callback(functools.partial(self._take_result, order, number, future, seconds))
+        def take(call: Any) -> None:
+            # Dask has one thread for all such calls: a result that cannot be fetched would hold up the others.
+            arguments = (order, number, future, seconds, call)
+            threading.Thread(target=self._take_result, args=arguments, name="dask-result", daemon=True).start()
+
+        call.add_done_callback(take)
 
     def _take_result(
         self, order: WorkOrder, number: str, future: Future[list[JournalEntry]], seconds: float, call: Any
     ) -> None:
-        """Takes a finished call; runs in a thread of the client. If the result does not come in `seconds`, the worker
-        may have died after the task. Dask then gives the task to another one, whose result is taken."""
+        """Takes a finished call; runs in a thread of its own. If the result does not come in `seconds`, the worker may
+        have died after the task. Dask then gives the task to another one, whose result is taken."""
         try:
             if call.status == "cancelled":
                 raise CancelledError
@@ -239,11 +246,12 @@ class DaskPool(WorkerPool):
             except TimeoutError:
                 if has_failed:  # it is the task's own error
                     raise
-                self._take_when_done(call, order, number, future, 2 * seconds)
+                self._take_when_done(call, order, number, future, min(2 * seconds, _RESULT_SECONDS[1]))
                 return
-            if worker not in self._checked:  # also for workers that `prove` has checked: it removes the mark
-                check_mark(order, worker, mark)
-                self._checked.add(worker)
+            with self._checking:
+                if worker not in self._checked:  # also for workers that `prove` has checked: it removes the mark
+                    check_mark(order, worker, mark)
+                    self._checked.add(worker)
             tries = 1 + self._losses.pop(number, 0)
             future.set_result([replace(entry, worker=worker, tries=tries) for entry in entries])
         except BaseException as error:  # noqa: BLE001 - raised again where the future is read

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from migrate import api
 from migrate.cli.main import cli
-from migrate.convert import run
+from migrate.convert import sources
 from migrate.errors import SourceError, SourceUnreadableError, UsageError
 from migrate.model.legacy import SourceType
 from migrate.model.options import (
@@ -110,7 +110,7 @@ def test_each_option_of_a_reader_reaches_it(
         seen.append(options)
         raise SourceUnreadableError(f"{location}: not today")
 
-    monkeypatch.setattr(run, "open_source", open_source)
+    monkeypatch.setattr(sources, "open_source", open_source)
     options = dataclasses.replace(ConvertOptions(), **{option: OTHER[option]})
     outcome = api.convert(archive, tmp_path / "out", options) if call == "convert" else api.plan(archive, options)
     assert outcome.exit_code == 4
