@@ -549,7 +549,7 @@ class Conversion(Struct):
                     result = MissingContentError(f"{result.message}; {reason}", layer=result.layer)
             # A v1 layer in the target is identified by its random ID alone, which another layer may have.
             if planned.elsewhere.get(layer.legacy_id) == OF_TARGET and isinstance(result, HashedLayer):
-                claim = None if layer.payload is None else layer.payload.diff_id
+                claim = _claim(layer)
                 if claim is not None and result.diff_id != claim:
                     message = f"layer {layer.legacy_id}: the target's blob has the diffID {result.diff_id}, not {claim}"
                     result = IntegrityError(message)

@@ -45,7 +45,7 @@ _KNOWN = (
     | (_EA_INODE | _CSUM_SEED | _LARGEDIR | _INLINE_DATA | _ENCRYPT | _CASEFOLD)
 )  # fmt: skip
 _HAS_JOURNAL, _SPARSE_SUPER2 = 0x4, 0x200
-_RO_SPARSE_SUPER: Final = 0x1
+_RO_SPARSE_SUPER, _RO_BIGALLOC = 0x1, 0x200
 _STATE_UNMOUNTED, _STATE_ERRORS = 1, 2
 _REPLAYED: Final = "was in use when it was copied; its journal was replayed in memory"
 _INCOMPLETE: Final = "names may be missing; `e2fsck -f` on a copy of the file system finds them"
@@ -113,8 +113,8 @@ class Ext4:
 
     def _check_features(self, superblock: Any) -> None:
         unknown = int(superblock.s_feature_incompat) & ~_KNOWN
-        # Only incompatible features change the structures that are read. (dissect.extfs refuses bigalloc, though.)
-        if unknown:
+        # Incompatible features change the structures on disk. Of the others only bigalloc changes where contents are.
+        if unknown or superblock.s_feature_ro_compat & _RO_BIGALLOC:
             raise UnsupportedError(f"the ext4 file system uses features that are not read (incompat {unknown:#x})")
         if not (_OLD_INODE_SIZE <= self._inode_size <= self._block_size) or self._inode_size & (self._inode_size - 1):
             raise DamagedError(f"the ext4 superblock names an inode size of {self._inode_size}")
@@ -174,6 +174,7 @@ class Ext4:
         if inode.size > DIRECTORY_BYTES:
             raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {DIRECTORY_BYTES:,} (DIRECTORY_BYTES)")
         with naming(where):
+            _refuse_encrypted(inode, where)
             inline = self._inline_extents(inode, where)
             blocks = self._directory_blocks(inode, where) if inline is None else self._inline_blocks(inline)
             names = collect_names((entry for block in blocks for entry in self._entries(block, where)), where)
@@ -206,10 +207,7 @@ class Ext4:
 
     def _inline_extents(self, inode: Inode, where: str) -> list[FileExtent] | None:
         """The places of content that is in the inode: 60 bytes in place of the block map, the rest in the attribute
-        `system.data` (Documentation/filesystems/ext4/inlinedata.rst). None for other inodes. UnsupportedError for
-        encrypted content and names."""
-        if _flags(inode) & _INODE_ENCRYPTED:
-            raise UnsupportedError(f"{where}: is encrypted, which is not read")
+        `system.data` (Documentation/filesystems/ext4/inlinedata.rst). None for other inodes."""
         if not _flags(inode) & _INODE_INLINE:
             return None
         place = self.inode_offset(inode.number)
@@ -241,7 +239,8 @@ class Ext4:
         if inode.size > LINK_BYTES:
             raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {LINK_BYTES:,} (LINK_BYTES)")
         with naming(where):
-            if _is_fast_link(inode) and not _flags(inode) & _INODE_ENCRYPTED:
+            _refuse_encrypted(inode, where)
+            if _is_fast_link(inode):
                 return inode.raw[40 : 40 + inode.size]
             pieces = [self._pages.read_at(extent.offset, extent.length) for extent in self.read_extents(inode)]
             target = b"".join(pieces)[: inode.size]
@@ -273,6 +272,7 @@ class Ext4:
         if stat.S_ISLNK(inode.mode) and _is_fast_link(inode):
             return ()
         with naming(where):
+            _refuse_encrypted(inode, where)
             if (inline := self._inline_extents(inode, where)) is not None:
                 return inline
             mapped = (
@@ -402,6 +402,12 @@ def _decode(number: int, raw: bytes) -> Inode:
         # Inodes are kept in memory. Without attributes in it, the rest of an inode is not needed.
         raw=raw if _extra_body(raw)[:4] == _XATTR_MAGIC else raw[:_OLD_INODE_SIZE],
     )
+
+
+def _refuse_encrypted(inode: Inode, where: str) -> None:
+    """Raises UnsupportedError for an inode whose content, names or target are encrypted."""
+    if _flags(inode) & _INODE_ENCRYPTED:
+        raise UnsupportedError(f"{where}: is encrypted, which is not read")
 
 
 def _inline_rest(body: bytes, where: str) -> tuple[int, int]:

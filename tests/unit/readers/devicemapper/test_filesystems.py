@@ -213,6 +213,27 @@ def test_features_that_are_not_read_are_refused(tree: Path, tmp_path: Path, feat
     driver.close()
 
 
+def test_what_is_encrypted_is_refused_by_name(tree: Path, tmp_path: Path) -> None:
+    """The flag of an inode whose content, names or target the kernel has encrypted."""
+    image = make_ext4(tmp_path / "image", tree, "64M", "encrypt")
+    debugfs(
+        image,
+        "cd rootfs/etc",
+        "sif hostname flags 0x80800",
+        "sif link flags 0x800",
+        "cd ..",
+        "sif empty flags 0x80800",
+    )
+    driver = store_of(image, tmp_path / "store")
+    found = driver.layer_tree(LAYER)
+    for read, path in ((found.open, b"etc/hostname"), (found.read_link, b"etc/link"), (found.entries, b"empty")):
+        with pytest.raises(UnsupportedError, match="is encrypted"):
+            read(path)
+    with found.open(b"etc/big") as stream:
+        assert stream.read() == (tree / "rootfs/etc/big").read_bytes()
+    driver.close()
+
+
 # --- damage ------------------------------------------------------------------------------------------------------
 
 
