@@ -53,7 +53,7 @@ class TaskRun(Struct):
     """Number of workers that died while they had only this source."""
     _avoided: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _silence: Silence = field(default_factory=Silence)
-    _untold: list[tuple[str, SourceOutcome, str | None, int, Sequence[Failure]]] = field(default_factory=list)
+    _untold: list[JournalEntry] = field(default_factory=list)
 
     def run(self) -> None:
         """Returns when every source has its line in the journal. Raises TargetError and KeyboardInterrupt; finished
@@ -167,25 +167,25 @@ class TaskRun(Struct):
         for entry in entries:
             tries = self._tries.pop(entry.source)
             is_first = self.stage == "batch"
-            size = entry.identity.size or 0
             if is_first or entry.again:  # otherwise the second reading has failed, and the first result stays
                 self.journal.append(replace(entry, tries=max(entry.tries, tries)))
             if is_first and entry.missing:
                 self.undecided.add(entry.source)
-            failures: Sequence[Failure] = ()
-            if is_first and entry.outcome is SourceOutcome.FAILED:
-                packed = entry.packed.encode("ascii")
-                failures = unpack_record(packed, entry.source, images=False, layers=False).failures
-            self._untold.append((entry.source, entry.outcome, entry.message, size, failures))
+            self._untold.append(entry)
 
     def _tell(self) -> None:
         """Emits what is done, as soon as a run after this one would find it done, too."""
         if not self.journal.is_kept:
             return
-        for source, outcome, message, size, failures in self._untold:
-            self.progress.emit(Event(kind="advance", name=source, bytes=size))
-            if self.stage == "batch" and source not in self.undecided:
-                emit_outcome(self.progress, source, outcome, message, size, failures)
+        for entry in self._untold:
+            size = entry.identity.size or 0
+            self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))
+            if self.stage == "batch" and entry.source not in self.undecided:
+                failures: Sequence[Failure] = ()
+                if entry.outcome is SourceOutcome.FAILED:
+                    packed = entry.packed.encode("ascii")
+                    failures = unpack_record(packed, entry.source, images=False, layers=False).failures
+                emit_outcome(self.progress, entry.source, entry.outcome, entry.message, size, failures)
         self._untold.clear()
 
 
