@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, NewType, Protocol
+from typing import TYPE_CHECKING, Final, NewType, Protocol
+
+from msgspec import Struct
 
 _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -17,8 +18,7 @@ class Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(Struct, frozen=True, order=True, gc=False):
     """A sha256 digest. `hex`: 64 lower-case hexadecimal digits, which are checked (ValueError)."""
 
     hex: str
@@ -51,12 +51,23 @@ class Digest:
         return f"sha256:{self.hex}"
 
 
-DiffID = NewType("DiffID", Digest)
-"""sha256 of a layer's uncompressed tar."""
-ChainID = NewType("ChainID", Digest)
-"""Digest of a diffID on top of a chain, as Docker's layer store names it."""
-ImageID = NewType("ImageID", Digest)
-"""sha256 of an image's config."""
+if TYPE_CHECKING:  # the same three types for mypy, which has an internal error at a NewType of a Struct (2.4.1)
+
+    class DiffID(Digest, frozen=True):
+        def __init__(self, digest: Digest, /) -> None: ...
+
+    class ChainID(Digest, frozen=True):
+        def __init__(self, digest: Digest, /) -> None: ...
+
+    class ImageID(Digest, frozen=True):
+        def __init__(self, digest: Digest, /) -> None: ...
+else:
+    DiffID = NewType("DiffID", Digest)
+    """sha256 of a layer's uncompressed tar."""
+    ChainID = NewType("ChainID", Digest)
+    """Digest of a diffID on top of a chain, as Docker's layer store names it."""
+    ImageID = NewType("ImageID", Digest)
+    """sha256 of an image's config."""
 
 EMPTY_TAR_DIFF_ID = DiffID(Digest("5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"))
 """1,024 zero bytes: the tar without entries."""
