@@ -6,7 +6,6 @@ damaged part, and no others. Only a failure of the target, or an interruption, e
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -142,9 +141,7 @@ class Conversion(Struct):
             # compressing takes most of the time of a run: `plan` compresses samples only
             self._estimate = SizeEstimate(self.options.compression)
         if self.target is not None and self.target.wants_compression is not None:
-            self.options = dataclasses.replace(
-                self.options, compression=self.target.wants_compression, compression_level=None
-            )
+            self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
 
     @property
     def others(self) -> OtherPlaces:

@@ -1,17 +1,18 @@
 """The options of one run, as values.
 
-`ConvertOptions` consists of four groups. Each step has the group that it needs as a parameter. A new option is one
-field here and one `click.option` in `migrate.cli`. Groups are not compared: methods for that would be compiled at each
-start.
+`ConvertOptions` consists of four groups, each a class that adds fields to the group before it: structs cannot have two
+bases with fields. Each step has the group that it needs as a parameter. A new option is one field here and one
+`click.option` in `migrate.cli`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
+
+from msgspec import Struct
 
 from migrate.errors import UsageError
 from migrate.model.image import Platform
@@ -88,13 +89,7 @@ UNTAGGED_FIELD: Final = re.compile(r"\{(legacy_id|image_id)(?::([1-9][0-9]?))?\}
 """A field of `--name-untagged`, with the number of its characters to use after a colon."""
 
 
-def _changes(changes: Changes) -> Mapping[str, Changes]:
-    """The metadata of a field with another effect than the rest of its group."""
-    return {"changes": changes}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ReadOptions:
+class ReadOptions(Struct, frozen=True, kw_only=True):
     """Options for reading a source.
 
     `source_type`: None recognises the source by its content. `inside`: the path of the source, a directory or a file,
@@ -114,8 +109,8 @@ class ReadOptions:
     insecure: bool = False
     max_ratio: int | None = None
     salvage: bool = False
-    dry_run: bool = field(default=False, metadata=_changes(Changes.NOTHING))
-    temporary_directory: str | None = field(default=None, metadata=_changes(Changes.NOTHING))
+    dry_run: bool = False
+    temporary_directory: str | None = None
 
     @property
     def pool_files(self) -> tuple[str, ...]:
@@ -123,8 +118,7 @@ class ReadOptions:
         return tuple(path for path in (self.dm_data, self.dm_metadata) if path)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ImageOptions:
+class ImageOptions(ReadOptions, frozen=True, kw_only=True):
     """Options for the choice of images and for their bytes.
 
     `compression_level`: None is 2 for gzip, 3 for zstd. `images`, `exclude`: references, globs for them, legacy IDs or
@@ -135,8 +129,8 @@ class ImageOptions:
     overlay, vfs and btrfs).
     """
 
-    format: Format = field(default=Format.DOCKER, metadata=_changes(Changes.NAMES))
-    carry_manifests: bool = field(default=False, metadata=_changes(Changes.NAMES))
+    format: Format = Format.DOCKER
+    carry_manifests: bool = False
     compression: Compression = Compression.GZIP
     compression_level: int | None = None
     empty_layers: EmptyLayers = EmptyLayers.DROP
@@ -169,8 +163,7 @@ class ImageOptions:
             raise UsageError(f"--compression-level {level}: --compression {self.compression} takes {allowed}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class NameOptions:
+class NameOptions(ImageOptions, frozen=True, kw_only=True):
     """Options for the names of the images in the target.
 
     `renames`: pairs of a regular expression for the repository's name and its replacement, applied in order.
@@ -204,8 +197,7 @@ class NameOptions:
             )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RunOptions:
+class RunOptions(NameOptions, frozen=True, kw_only=True):
     """Options for the course of the run. `jobs`: number of threads (processes in a batch), 1 or more. `exact_sizes`: a
     plan compresses, too. `force`: start although the free space may not be enough. `check_existing`: read every blob
     that the target has already, also if its file is unchanged since a run read it."""
@@ -223,8 +215,7 @@ class RunOptions:
             raise UsageError(f"{', '.join(named)}: only for a target, and a plan has none")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertOptions(ReadOptions, ImageOptions, NameOptions, RunOptions):
+class ConvertOptions(RunOptions, frozen=True, kw_only=True):
     """The options of `convert`, `plan` and `batch` (docs/reference/cli.md).
 
     Raises UsageError for options that exclude each other.
@@ -235,15 +226,18 @@ class ConvertOptions(ReadOptions, ImageOptions, NameOptions, RunOptions):
         self.check_names()
 
 
-_GROUPS: Final[Mapping[type[Any], Changes]] = {
-    ReadOptions: Changes.RESULT,
-    ImageOptions: Changes.RESULT,
-    NameOptions: Changes.NAMES,
-    RunOptions: Changes.NOTHING,
-}
+def own_fields(group: type[ReadOptions]) -> tuple[str, ...]:
+    """The names of the fields that a group adds to those of the group before it."""
+    return tuple(group.__annotations__)
+
+
 CHANGES: Final[Mapping[str, Changes]] = {
-    option.name: option.metadata.get("changes", default)
-    for group, default in _GROUPS.items()
-    for option in fields(group)
+    **dict.fromkeys(own_fields(ReadOptions), Changes.RESULT),
+    **dict.fromkeys(own_fields(ImageOptions), Changes.RESULT),
+    **dict.fromkeys(own_fields(NameOptions), Changes.NAMES),
+    **dict.fromkeys(own_fields(RunOptions), Changes.NOTHING),
+    # those with another effect than the rest of their group:
+    **dict.fromkeys(("dry_run", "temporary_directory"), Changes.NOTHING),
+    **dict.fromkeys(("format", "carry_manifests"), Changes.NAMES),
 }
 """Field of `ConvertOptions` → the effect of another value."""
