@@ -15,6 +15,7 @@ from migrate.errors import TargetError
 from migrate.layout.names import blob_path
 from migrate.model.digest import DiffID, Digest
 from migrate.model.options import Link
+from migrate.model.packed import PackedTable, packed_digest, packed_size, unpacked_digest, unpacked_size
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.store import Store
 from migrate.storage.syscalls import WrongKindError
@@ -45,7 +46,8 @@ class BlobStore:
         self._versions: Mapping[str, tuple[int, str]] | None = None
         self._unproven: dict[Digest, DiffID | None] = {}
         """Blobs of this run that have no name yet, and the layer that each is known to hold."""
-        self._sizes: dict[Digest, int] = {}
+        self._sizes = PackedTable(key=32, row=8)
+        """Bytes of the blobs that this run has written or found, by digest."""
         self._damaged: set[Digest] = set()
         self._found: frozenset[int] | None = None
         self._lists = path_of is blob_path and not store.reads_cost  # all blobs are in one folder
@@ -62,7 +64,8 @@ class BlobStore:
             # take a request for each blob.
             if self._sizes and self.store.reads_cost:
                 versions = self._list_versions()
-                for digest, size in self._sizes.items():
+                for key, row in self._sizes:
+                    digest, size = unpacked_digest(key), unpacked_size(row)
                     found, version = versions.get(self.path_of(digest), (-1, None))
                     if found == size:
                         self._prove(digest, size, version)
@@ -115,9 +118,10 @@ class BlobStore:
         return self._versions.get(self.path_of(digest), (-1, None))[1]
 
     def has(self, digest: Digest, size: int) -> bool:
-        known = self._sizes.get(digest)
-        if known is not None:
-            return known == size
+        with self._lock:
+            known = self._sizes.rows(packed_digest(digest))
+        if known:
+            return known == [packed_size(size)]
         if not self._is_intact(digest, size):
             return False
         self.added(digest, size)
@@ -130,7 +134,9 @@ class BlobStore:
         """Writes a small blob, such as a config or a manifest."""
         size = len(content)
         # In a bucket, reading the blob to check it would cost more than to write it again.
-        if digest in self._sizes or (self.is_proven(digest, size) if self.store.reads_cost else self.has(digest, size)):
+        if self._is_known(digest) or (
+            self.is_proven(digest, size) if self.store.reads_cost else self.has(digest, size)
+        ):
             return
         self.begin_name(digest)
         self.store.put(self.path_of(digest), content)
@@ -144,13 +150,17 @@ class BlobStore:
 
     def added(self, digest: Digest, size: int) -> None:
         with self._lock:
-            self._sizes[digest] = size
+            self._sizes.replace(packed_digest(digest), packed_size(size))
+
+    def _is_known(self, digest: Digest) -> bool:
+        with self._lock:
+            return packed_digest(digest) in self._sizes
 
     def remove(self, digests: Iterable[Digest]) -> None:
         gone = list(digests)
         with self._lock:
             for digest in gone:
-                self._sizes.pop(digest, None)
+                self._sizes.remove(packed_digest(digest))
         self.store.remove(self.path_of(digest) for digest in gone)
 
     def link(self, path: str, digest: Digest, size: int, how: Link) -> bool:
@@ -218,7 +228,7 @@ class BlobStore:
         """True for a small blob of a bucket that was not in the listing of its blobs. Checking for it again would take
         longer than to send it, and if another run has written it meanwhile, nothing is replaced."""
         is_listed = self.proofs is not None and self.store.reads_cost and size <= SMALL_FILE_BYTES
-        return is_listed and digest not in self._sizes and self._version(digest) is None
+        return is_listed and not self._is_known(digest) and self._version(digest) is None
 
     def _is_intact(self, digest: Digest, size: int) -> bool:
         # Most blobs of a run are new. One listing of the folder saves a failing `open` for each of them.

@@ -20,12 +20,14 @@ from typing import Final
 
 from migrate.errors import TargetError
 from migrate.model.digest import DiffID, Digest
+from migrate.model.packed import PackedTable
 from migrate.storage.store import STATE_DIRECTORY, AppendedFile, Store
 
 PROOFS: Final = f"{STATE_DIRECTORY}/proven"
 RECORD_BYTES: Final = 1024 * 1024 * 1024
 """Largest size of a record that is used: thirty million proofs, six million layers, three million places."""
 _LINE: Final = re.compile(rb"^[0-9a-f]{32}$", re.MULTILINE)
+_PROOF_BYTES: Final = 16
 _LINES: Final = 64
 
 
@@ -81,7 +83,7 @@ class Proofs:
     def __init__(self, store: Store, *, use_existing: bool = True) -> None:
         self._record = RecordFile(store, PROOFS, waiting=_LINES, private=True)
         self._use_existing = use_existing
-        self._known: set[bytes] | None = None
+        self._known: PackedTable | None = None
         self._lock = threading.Lock()
 
     def has(self, digest: Digest, size: int, version: str | None, diff_id: DiffID | None = None) -> bool:
@@ -105,12 +107,16 @@ class Proofs:
         with self._lock:
             self._record.close()
 
-    def _read(self) -> set[bytes]:
+    def _read(self) -> PackedTable:
         if self._known is None:
-            self._known = {bytes.fromhex(line.decode("ascii")) for line in _LINE.findall(self._record.read())}
+            self._known = PackedTable(_PROOF_BYTES)
+            for match in _LINE.finditer(self._record.read()):
+                proof = bytes.fromhex(match[0].decode("ascii"))
+                if proof not in self._known:
+                    self._known.add(proof)
         return self._known
 
 
 def _proof(digest: Digest, size: int, version: str, diff_id: DiffID | None) -> bytes:
     sentence = f"{digest.hex} {size} {version} {'' if diff_id is None else diff_id.hex}"
-    return hashlib.sha256(sentence.encode()).digest()[:16]
+    return hashlib.sha256(sentence.encode()).digest()[:_PROOF_BYTES]

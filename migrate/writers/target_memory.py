@@ -26,6 +26,7 @@ from migrate.errors import InterruptedRunError, MigrateError, TargetError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import Compression, ImageOptions
+from migrate.model.packed import PackedTable, packed_digest, packed_size, unpacked_digest, unpacked_size
 from migrate.rehash.ports import TargetMemory
 from migrate.storage.store import STATE_DIRECTORY
 from migrate.writers.blob_store import BlobStore
@@ -36,6 +37,7 @@ PAYLOADS: Final = f"{STATE_DIRECTORY}/payloads"
 _LINE: Final = re.compile(rb"([0-9a-f]{64}) ([a-z-]{1,16}):(-?[0-9]{1,3}) ([0-9a-f]{64}) ([0-9]{1,19})")
 _SIZE_LINE: Final = re.compile(rb"([0-9a-f]{64}) tar ([0-9]{1,19})")
 _PAYLOAD_LINE: Final = re.compile(rb"^([0-9a-f]{64}) ([ -~]{1,400}) ([0-9a-f]{16})$", re.MULTILINE)
+_WAY_BYTES: Final = 16
 _MOST_BLOBS: Final = 8
 """Blobs that are kept for one layer. A run makes one, and sources may have some that are compressed already."""
 _LINES: Final = 64
@@ -52,8 +54,10 @@ class RecordedMemory(TargetMemory):
         self._blobs = blobs
         self._compression = options.compression
         self._level = -1 if options.compression_level is None else options.compression_level
-        self._known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]] | None = None
-        self._sizes: dict[DiffID, int] = {}
+        self._known: PackedTable | None = None
+        """By `_layer_key`: digest and size of a blob."""
+        self._sizes = PackedTable(key=32, row=8)
+        """Bytes of tars, by diffID."""
         self._payloads: dict[bytes, bytes] | None = None
         self._lock = threading.Lock()
         self._layer_record = RecordFile(blobs.store, LAYERS)
@@ -89,7 +93,11 @@ class RecordedMemory(TargetMemory):
         """The smallest of several blobs, so that the choice does not depend on the order in which they were written."""
         del tar_size
         with self._lock:
-            found = self._read_layers().get((diff_id, compression), ())
+            rows = self._read_layers().rows(_layer_key(diff_id, compression))
+        kind = _compression_of(compression)
+        found = (
+            StoredBlob(digest=unpacked_digest(row[:32]), size=unpacked_size(row[32:]), compression=kind) for row in rows
+        )
         for blob in sorted(found, key=lambda blob: (blob.size, blob.digest)):
             if (among is None or blob.digest in among) and self.is_right(diff_id, blob):
                 self._blobs.added(blob.digest, blob.size)
@@ -104,32 +112,32 @@ class RecordedMemory(TargetMemory):
         line = f"{diff_id.hex} {way}:{self._level} {blob.digest.hex} {blob.size}\n".encode("ascii")
         self._blobs.note_content(blob.digest, blob.size, diff_id)
         with self._lock:
-            if _add(self._read_layers(), (diff_id, way), blob):
+            if _add(self._read_layers(), _layer_key(diff_id, way), packed_digest(blob.digest), blob.size):
                 self._layer_record.append(line)
 
     def known_sizes(self) -> Collection[int]:
         with self._lock:
             self._read_layers()
-            return frozenset(self._sizes.values())
+            return frozenset(unpacked_size(row) for _, row in self._sizes)
 
     def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
         with self._lock:
             self._read_layers()
-            if self._sizes.get(diff_id) != tar_size:
-                self._sizes[diff_id] = tar_size
+            key, row = packed_digest(diff_id), packed_size(tar_size)
+            if self._sizes.rows(key) != [row]:
+                self._sizes.replace(key, row)
                 self._layer_record.append(f"{diff_id.hex} tar {tar_size}\n".encode("ascii"))
 
-    def _read_layers(self) -> dict[tuple[DiffID, str], tuple[StoredBlob, ...]]:
+    def _read_layers(self) -> PackedTable:
         if self._known is None:
-            self._known = {}
+            self._known = PackedTable(key=32 + _WAY_BYTES, row=32 + 8)
             content = self._layer_record.read()
-            self._sizes = {DiffID(Digest(tar.decode())): int(size) for tar, size in _SIZE_LINE.findall(content)}
+            for tar, size in _SIZE_LINE.findall(content):
+                self._sizes.replace(bytes.fromhex(tar.decode()), packed_size(int(size)))
             for diff_hex, way, level, digest_hex, size in _LINE.findall(content):
                 if int(level) == self._level:
-                    name = way.decode("ascii")
-                    kind = "gzip" if name.startswith("gzip") else name
-                    blob = StoredBlob(digest=Digest(digest_hex.decode()), size=int(size), compression=kind)
-                    _add(self._known, (DiffID(Digest(diff_hex.decode())), name), blob)
+                    key = bytes.fromhex(diff_hex.decode()) + way.ljust(_WAY_BYTES)
+                    _add(self._known, key, bytes.fromhex(digest_hex.decode()), int(size))
         return self._known
 
     # --- payloads ------------------------------------------------------------------------------------------------
@@ -164,12 +172,23 @@ class RecordedMemory(TargetMemory):
                     ending.close()
 
 
-def _add(known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]], key: tuple[DiffID, str], blob: StoredBlob) -> bool:
+def _layer_key(diff_id: DiffID, way: str) -> bytes:
+    return packed_digest(diff_id) + way.encode("ascii").ljust(_WAY_BYTES)
+
+
+def _compression_of(way: str) -> str:
+    return "gzip" if way.startswith("gzip") else way
+
+
+def _add(known: PackedTable, key: bytes, digest: bytes, size: int) -> bool:
     """Adds a blob; False if it was there."""
-    blobs = known.get(key, ())
-    if blob in blobs:
+    row = digest + packed_size(size)
+    rows = known.rows(key)
+    if row in rows:
         return False
-    known[key] = (*blobs[1 - _MOST_BLOBS :], blob)
+    for old in rows[: max(0, len(rows) + 1 - _MOST_BLOBS)]:
+        known.remove(key, old)
+    known.add(key, row)
     return True
 
 
