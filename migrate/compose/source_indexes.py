@@ -17,12 +17,13 @@ from migrate.documents.oci import parse_index
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor
 from migrate.model.legacy import ReadyIndex, ReadyManifest
+from migrate.model.packed import PackedTable, packed_digest
 from migrate.model.reference import Reference
 
 
 class CarriedLists(Struct):
-    """Gets every finished image by `see`; then `decide` is called. `split`: digest of a list → why it is not carried
-    over.
+    """Gets every finished image of a list by `see`; then `decide` is called. `split`: digest of a list → why it is not
+    carried over.
 
     `in_oci_types`: the lists get OCI's media types, like the manifests in them. Digests of lists are those in the
     source, digests of images those in the target.
@@ -34,32 +35,31 @@ class CarriedLists(Struct):
     _names: dict[Digest, frozenset[Reference]] = field(default_factory=dict)
     _children: dict[Digest, frozenset[Digest]] = field(default_factory=dict)
     _replaced: dict[Digest, Descriptor] = field(default_factory=dict)
-    _finished: set[Digest] = field(default_factory=set)
     _written: dict[Digest, ReadyIndex] = field(default_factory=dict)
 
-    def see(self, image: Digest, index: ReadyIndex | None = None, names: Iterable[Reference] = ()) -> None:
-        """Adds an image; also the list that it is in, with the list's names."""
-        self._finished.add(image)
-        if index is not None:
-            digest = Digest.of(index.content)
-            self._lists[digest] = index
-            self._names[digest] = frozenset(names)
-            named = {entry.descriptor.digest for content in index.contents for entry in parse_index(content).manifests}
-            self._children[digest] = frozenset(named - {Digest.of(nested.content) for nested in index.nested})
+    def see(self, index: ReadyIndex, names: Iterable[Reference]) -> None:
+        """Adds the list of an image, with the names that the list should get."""
+        digest = Digest.of(index.content)
+        self._lists[digest] = index
+        self._names[digest] = frozenset(names)
+        named = {entry.descriptor.digest for content in index.contents for entry in parse_index(content).manifests}
+        self._children[digest] = frozenset(named - {Digest.of(nested.content) for nested in index.nested})
 
     def replace_manifest(self, old: Digest, new: Descriptor) -> None:
         """Sets the new descriptor of a manifest of the source that is not carried over."""
         self._replaced[old] = new
 
-    def decide(self, claimed: Mapping[Reference, set[Digest]]) -> None:
+    def decide(self, claimed: Mapping[Reference, set[Digest]], finished: PackedTable) -> None:
         """Decides for all lists. `claimed`: name → the images that claim it directly, or have it in the target
-        already."""
+        already. `finished`: all images of the run (`packed_digest`)."""
         owners: dict[Reference, set[Digest]] = defaultdict(set)
         for digest, names in self._names.items():
             for name in names:
                 owners[name].add(digest)
         for digest in sorted(self._lists):
-            missing = [child for child in self._children[digest] if self._in_target(child) not in self._finished]
+            missing = [
+                child for child in self._children[digest] if packed_digest(self._in_target(child)) not in finished
+            ]
             if missing:
                 self.split[digest] = f"{', '.join(map(str, sorted(missing)))} could not be converted"
                 continue

@@ -6,7 +6,7 @@ Images are iterated several times and never kept, so that a batch can read them 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct, field
@@ -33,6 +33,7 @@ from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor, MediaType, Platform
 from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.options import ConvertOptions, OnConflict
+from migrate.model.packed import PackedTable, packed_digest
 from migrate.model.progress import Event, Progress
 from migrate.model.reference import Reference
 from migrate.report.document import Conflict
@@ -40,6 +41,8 @@ from migrate.report.model import ImageInput
 from migrate.writers.base import ImageTarget
 
 _BEFORE_THE_RUN = -1_000_000_000
+_KEPT_CLAIMS = 2_000
+"""Of more claims, those on a name that no other image claims are not kept, and the images are iterated once more."""
 _SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})(?:\..*)?")
 """A tag that refers to a manifest: cosign's `.sig`, `.att` and `.sbom`, or the list of its referrers (OCI 1.1)."""
 
@@ -121,6 +124,10 @@ class Publisher(Struct):
     conflicts: list[Conflict] = field(default_factory=list)
     present: int = 0
     _names: Names = field(default_factory=Names)
+    _repeated: Counter[Digest] = field(default_factory=Counter)
+    """The number of images of a manifest that several have."""
+    _disputed: set[Reference] = field(default_factory=set)
+    """Names that more than one image may get. Any other name goes to the image that wants it, without a claim."""
     _untagged: dict[Digest, Reference] = field(default_factory=dict)
     _lists: CarriedLists = field(default_factory=CarriedLists)
     _platforms: dict[Digest, Platform] = field(default_factory=dict)
@@ -142,7 +149,7 @@ class Publisher(Struct):
         """
         walk = chainless or images
         self._lists.in_oci_types = self.options.changes_manifests
-        self._names = self._assign(walk())
+        self._names = self._assign(walk)
         if self.options.name_untagged is not None:
             self._name_untagged(walk(), self.options.name_untagged)
         for reference, members in self._names.indexes.items():
@@ -160,7 +167,14 @@ class Publisher(Struct):
         several times, by itself and in lists, is one row."""
         rows: dict[tuple[str, LegacyID, Digest, bool], ImageInput] = {}
         listed: set[tuple[str, LegacyID, Digest, bool]] = set()
+        begun: set[Digest] = set()
+        awaited = 0  # images that may become one row with one in `rows`
         for image in images:
+            if image.identity in self._repeated:
+                if image.identity not in begun:
+                    begun.add(image.identity)
+                    awaited += self._repeated[image.identity]
+                awaited -= 1
             if not self.is_refused(image):
                 key = image.row_key
                 row = ImageInput(
@@ -189,14 +203,21 @@ class Publisher(Struct):
                     rows[key] = _merged_row(row, rows[key])
                 if image.index is not None:
                     listed.add(key)
+            if not awaited:
+                yield from rows.values()
+                rows.clear()
+                listed.clear()
+                begun.clear()
         yield from rows.values()
 
     def names_of(self, image: FinishedImage) -> list[Reference]:
         """The references of the image in the target: those of its claims that were granted, or that it got instead."""
         granted = self._names.by_digest.get(image.identity, set()) | self._in_indexes.get(image.identity, set())
         # The names that the image claims by itself: its own and, where its list is not carried over, the list's.
-        references = image.all_references if self._lists.is_split(image.index) else image.references
-        wanted = self._target_names(references, image.composed.created)
+        wanted = self._wanted(image)
+        granted |= self._undisputed(image, wanted)
+        if image.index is not None and self._lists.is_split(image.index):
+            wanted |= self._target_names(image.index.references, image.composed.created)
         if image.identity in self._untagged:
             wanted.add(self._untagged[image.identity])
         if self.options.on_conflict is OnConflict.KEEP_ALL:
@@ -218,27 +239,58 @@ class Publisher(Struct):
     def _hosts_in_names(self) -> bool:
         return self.target is None or self.target.names_have_hosts
 
-    def _assign(self, images: Iterable[FinishedImage]) -> Names:
+    def _wanted(self, image: FinishedImage) -> set[Reference]:
+        """The names that an image wants by itself, and not because of a list."""
+        return self._target_names(image.references, image.composed.created)
+
+    def _undisputed(self, image: FinishedImage, own: set[Reference]) -> set[Reference]:
+        """Those of the names in `own` that nothing else wants: neither an image of this run or in the target, nor a
+        list."""
+        return set() if image.identity in self._repeated else own - self._disputed
+
+    def _assign(self, walk: ImageWalk) -> Names:
+        found = list(self._existing_claims())
+        self._disputed = {claim.reference for claim in found}
+        identities = PackedTable(key=32)
+        names = PackedTable(key=8)
         claims: list[Claim] = []
         listed: list[tuple[ReadyIndex, Claim]] = []
-        for image in images:
+        for image in walk():
             self._see_manifest(image)
-            own = self._target_names(image.references, image.composed.created)
-            claims += (_claim(image, reference) for reference in sorted(own))
+            identity = packed_digest(image.identity)
+            if identity not in identities:
+                identities.add(identity)
+            else:
+                self._repeated[image.identity] = (self._repeated[image.identity] or 1) + 1
+            own = self._wanted(image)
+            for reference in own:
+                # Two names with one hash count as disputed, too, which changes no result.
+                name = hash(reference).to_bytes(8, signed=True)
+                if name in names or self.options.name_untagged is not None:
+                    self._disputed.add(reference)
+                else:
+                    names.add(name)
+            if len(claims) <= _KEPT_CLAIMS:
+                claims += (_claim(image, reference) for reference in sorted(own))
             if image.index is not None:
                 self._platforms.setdefault(image.identity, image.composed.platform)
                 listed_names = self._target_names(image.index.references, image.composed.created)
-                self._lists.see(image.identity, image.index, listed_names)
+                self._disputed |= listed_names
+                self._lists.see(image.index, listed_names)
                 listed += ((image.index, _claim(image, reference)) for reference in sorted(listed_names - own))
-            else:
-                self._lists.see(image.identity)
+        if len(claims) > _KEPT_CLAIMS:
+            claims.clear()
+            if self._disputed or self._repeated:
+                claims += (claim for image in walk() for claim in self._disputed_claims(image))
+        else:
+            claims = [claim for claim in claims if self._is_disputed(claim.digest, claim.reference)]
         # Images that the target has keep their names, unless this run converts the same legacy images again.
-        existing = self._without_superseded(list(self._existing_claims()), [*claims, *(claim for _, claim in listed)])
+        existing = self._without_superseded(found, [*claims, *(claim for _, claim in listed)])
         if self._platforms:  # at least one image is in a list
             held: dict[Reference, set[Digest]] = defaultdict(set)
             for claim in (*existing, *claims):
                 held[claim.reference].add(claim.digest)
-            self._lists.decide(held)
+            self._lists.decide(held, identities)
         # A list that lost an image, or whose name another image has, is split: each of its images claims the name.
         claims += (claim for index, claim in listed if self._lists.is_split(index))
         # A list that is carried over is the only owner of its names, even if one of its images has the same reference:
@@ -251,9 +303,16 @@ class Publisher(Struct):
             claims = [claim for claim in claims if claim.reference not in carried]
         wanted = {claim.reference for claim in claims} if existing else ()
         claims += [claim for claim in existing if claim.reference in wanted]
-        names = assign_names(claims, self.options.on_conflict)
-        self._note_conflicts(names)
-        return names
+        assigned = assign_names(claims, self.options.on_conflict)
+        self._note_conflicts(assigned)
+        return assigned
+
+    def _is_disputed(self, manifest: Digest, reference: Reference) -> bool:
+        return reference in self._disputed or manifest in self._repeated
+
+    def _disputed_claims(self, image: FinishedImage) -> Iterator[Claim]:
+        names = sorted(name for name in self._wanted(image) if self._is_disputed(image.identity, name))
+        return (_claim(image, name) for name in names)
 
     def _see_manifest(self, image: FinishedImage) -> None:
         """Notes the new digest of a manifest, for the lists that name it, and the signatures that refer to a
@@ -425,7 +484,8 @@ class Publisher(Struct):
             if image.identity in self._in_indexes:
                 children[image.identity] = image.composed
             if image.identity not in done:
-                done.add(image.identity)
+                if image.identity in self._repeated:
+                    done.add(image.identity)
                 self.present += image.identity in self._known
                 if self.target is not None:
                     composed, listed = image.composed, self._platforms.get(image.identity)
@@ -435,7 +495,8 @@ class Publisher(Struct):
                         and composed.platform != parse_config(composed.config).platform
                     ):
                         composed = replace(composed, platform=listed)
-                    self.target.commit(composed, sorted(self._names.by_digest.get(image.identity, ())))
+                    granted = self._names.by_digest.get(image.identity, set())
+                    self.target.commit(composed, sorted(granted | self._undisputed(image, self._wanted(image))))
                 self.progress.emit(Event(kind="image", name=str(image.identity)))
         if self.target is not None:
             for reference, members in sorted(self._names.indexes.items()):

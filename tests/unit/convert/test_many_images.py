@@ -8,12 +8,14 @@ import weakref
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from migrate import api
 from migrate.blobio import spool
+from migrate.convert import publish
 from migrate.convert.run import Conversion
 from migrate.errors import TargetError
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ConvertOptions, OnConflict
 from migrate.readers.detect import open_source
 from tests.archives import V1Archive
 from tests.shelves import files_of
@@ -87,3 +89,24 @@ def test_a_source_is_gone_when_it_is_closed(tmp_path: Path) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("policy", list(OnConflict))
+def test_names_do_not_depend_on_the_number_of_claims(
+    policy: OnConflict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [write_images(tmp_path / "images.tar", 3)]
+    for number in range(2):  # both have an image of the first archive, and other images with its names
+        archive = V1Archive()
+        archive.tag("team/app-0", "1.0", archive.layer(f"other-{number}"))
+        archive.tag("team/own", f"{number}", archive.layer("top-1", archive.layer("middle-1", archive.layer("base-1"))))
+        sources.append(tmp_path / f"{number}.tar")
+        sources[-1].write_bytes(archive.build())
+    options = ConvertOptions(on_conflict=policy)
+    few = api.convert(sources, tmp_path / "few", options)
+    monkeypatch.setattr(publish, "_KEPT_CLAIMS", 0)
+    many = api.convert(sources, tmp_path / "many", options)
+    assert few.report.images and (few.report.conflicts or few.report.failures)
+    times = {"started": "", "finished": ""}
+    assert replace(few.report, **times) == replace(many.report, **times)
+    assert files_of(tmp_path / "few") == files_of(tmp_path / "many")
