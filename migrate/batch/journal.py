@@ -16,11 +16,11 @@ import re
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final, cast
 
 from deflate import zlib_compress
+from isal import isal_zlib
 from msgspec import Struct
 
 from migrate.batch.plan import Finished, Shard, SourceIdentity, SourceOutcome
@@ -34,6 +34,7 @@ from migrate.storage.syscalls import target_errors
 JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
+_ISAL_ERROR: Final[Any] = isal_zlib.IsalError
 _SYNC_SECONDS: Final = 1.0
 _MIRROR_SECONDS: Final = 1.0
 """The longest time until a piece is written. Before, it is a hundredth of the run's time so far: a short run writes a
@@ -126,9 +127,9 @@ def unpack_record(
 ) -> SourceRecord:
     """The record of a text from `pack_record`. Raises ValueError for any other text."""
     try:
-        content = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), CATALOG_BYTES + 1)
+        content = isal_zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), CATALOG_BYTES + 1)
         check_limits(content, "its record", CATALOG_BYTES)  # before it is parsed: it may be a bomb
-    except (zlib.error, LimitError) as exc:
+    except (_ISAL_ERROR, LimitError) as exc:
         raise ValueError(f"{source}: {exc}") from exc
     return parse_record(content, source, images=images, layers=layers, held=held)
 

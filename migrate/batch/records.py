@@ -1,20 +1,20 @@
 """The record of one source: lines of JSON that a worker makes, and that the merge reads instead of the source.
 
 The first lines have the layers, then there is one line for each image, then one with failures and warnings. Strings may
-have lone surrogates (from paths that are not UTF-8), which only the JSON of the standard library can encode.
+have lone surrogates (from paths that are not UTF-8), which only the JSON of the standard library can read and write.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
-from msgspec import Struct, field, to_builtins
+from msgspec import UNSET, DecodeError, Meta, Struct, UnsetType, ValidationError, convert, field, to_builtins
+from msgspec.json import Decoder, Encoder
 
 from migrate.blobio.limits import STATED_BYTES
 from migrate.convert.publish import FinishedImage
@@ -25,10 +25,10 @@ from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex, Rea
 from migrate.model.reference import Reference
 
 _ROWS_A_LINE: Final = 1_000
-_encode_line: Final = json.JSONEncoder(separators=(",", ":")).encode
 _IMAGE: Final = b'{"image":'
 _LAYERS: Final = b'{"layers":'
 _HELD: Final = b'{"held":'
+_T = TypeVar("_T")
 
 
 class Role(StrEnum):
@@ -92,17 +92,17 @@ def encode_record(record: SourceRecord) -> bytes:
     ]
     lines += ({"image": _image_fields(image)} for image in record.images)
     if record.held:
-        lines.append({"held": [[layer.legacy_id, layer.mark, layer.is_v1] for layer in record.held]})
+        lines.append({"held": [(layer.legacy_id, layer.mark, layer.is_v1) for layer in record.held]})
     last = {
         "type": record.type,
         "failures": [failure.without_source() for failure in record.failures],
-        "warnings": list(record.warnings),
-        "containers": [to_builtins(container) for container in record.containers],
-        "orphaned_volumes": [to_builtins(volume) for volume in record.orphaned_volumes],
-        **({"missing": list(record.missing)} if record.missing else {}),
-        **({"lent": dict(record.lent)} if record.lent else {}),
+        "warnings": record.warnings,
+        "containers": record.containers,
+        "orphaned_volumes": record.orphaned_volumes,
+        **({"missing": record.missing} if record.missing else {}),
+        **({"lent": record.lent} if record.lent else {}),
     }
-    return b"".join(_encode_line(line).encode("ascii") + b"\n" for line in (*lines, last))
+    return b"".join(_encode_line(line) + b"\n" for line in (*lines, last))
 
 
 def parse_record(
@@ -116,57 +116,150 @@ def parse_record(
     # Lines that are not needed are not parsed: layers are most of a record.
     left_out = (*([] if images else [_IMAGE]), *([] if layers else [_LAYERS]), *([] if held else [_HELD]))
     try:
-        lines = [json.loads(line) for line in content.splitlines() if not line.startswith(left_out)]
-        for line in lines:
-            rows += [_parse_layer(fields) for fields in line.get("layers", ())]
-            if "image" in line:
-                records.append(_parse_image(line["image"], source, rows if layers else None))
-            lendable += [
-                HeldLayer(LegacyID(_text(one)), _text(mark), _flag(v1)) for one, mark, v1 in line.get("held", ())
-            ]
-        last = lines[-1]
+        *lines, last_line = (line for line in content.splitlines() if not line.startswith(left_out))
+        for line in (_decode_line(_LINE, line) for line in lines):
+            rows += map(_layer_of, line.layers)
+            if line.image is not UNSET:
+                records.append(_image_of(line.image, source, rows if layers else None))
+            lendable += (HeldLayer(LegacyID(one), mark, is_v1) for one, mark, is_v1 in line.held)
+        last = _decode_line(_LAST, last_line)
+        _check_sizes(*(volume.bytes for volume in last.orphaned_volumes))
         return SourceRecord(
-            type=_text_or_none(last["type"]),
+            type=last.type,
             layers=tuple(rows),
             images=tuple(records),
             failures=tuple(
                 Failure(
                     source=source,
-                    references=_each(fields["references"], str),
-                    legacy_id=_text_or_none(fields["legacy_id"]),
-                    layer=_text_or_none(fields["layer"]),
-                    error=_text(fields["error"]),
-                    message=_text(fields["message"]),
+                    references=failure.references,
+                    legacy_id=failure.legacy_id,
+                    layer=failure.layer,
+                    error=failure.error,
+                    message=failure.message,
                 )
-                for fields in last["failures"]
+                for failure in last.failures
             ),
-            warnings=_each(last["warnings"], str),
-            containers=tuple(map(_parse_container, last.get("containers", ()))),
-            orphaned_volumes=tuple(map(_parse_volume, last.get("orphaned_volumes", ()))),
-            missing=_each(last.get("missing", []), str),
+            warnings=last.warnings,
+            containers=tuple(map(_checked, last.containers)),
+            orphaned_volumes=last.orphaned_volumes,
+            missing=last.missing,
             held=tuple(lendable),
-            lent={LegacyID(_text(one)): _text(place) for one, place in last.get("lent", {}).items()},
+            lent={LegacyID(one): place for one, place in last.lent.items()},
         )
-    except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
+    except (ValueError, IndexError, RecursionError) as exc:
         raise ValueError(f"{source}: not a record of a batch: {exc!r}") from exc
 
 
-def _each(values: Any, kind: type) -> tuple[Any, ...]:
-    """The members of a list, which must all have one JSON type."""
-    if type(values) is not list or any(type(value) is not kind for value in values):
-        raise ValueError(f"a list of {kind.__name__} was expected, not {values!r:.100}")
-    return tuple(values)
+# --- lines -------------------------------------------------------------------------------------------------------
+
+_Whole = Annotated[int, Meta(ge=0, le=STATED_BYTES)]
+_Pairs = tuple[tuple[str, str], ...]
 
 
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise ValueError(f"a text was expected, not {value!r:.100}")
-    return value
+class _BlobFields(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    digest: str
+    size: _Whole
+    compression: str
+    role: Role
 
 
-def _word(value: Any) -> str:
+class _LayerFields(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Values without their names, because layers take most of the space in a journal. A layer that never had bytes has
+    only its ID; a journal of an earlier version has neither `flagged` nor `damaged`."""
+
+    legacy_id: str
+    diff_id: str | UnsetType = UNSET
+    tar_size: _Whole = 0
+    empty: bool = False
+    blob: _BlobFields | None = None
+    origin: str = ""
+    exact: bool = True
+    note: str | None = None
+    flags: tuple[str, ...] | UnsetType = UNSET
+    flagged: _Pairs | UnsetType = UNSET
+    damaged: bool | UnsetType = UNSET
+
+
+class _IndexFields(Struct, frozen=True):
+    content: bytes
+    type: str
+    references: _Pairs
+    nested: tuple[tuple[bytes, str], ...] = ()
+
+
+class _ImageFields(Struct, frozen=True, kw_only=True):
+    """Fields that few images have may be missing, because the journal has a record of every source."""
+
+    id: str
+    chain: tuple[int, ...]
+    config: bytes
+    config_type: str
+    manifest_type: str
+    diff_ids: tuple[str, ...]
+    platform: tuple[str, str, str | None]
+    created: str | None
+    references: _Pairs
+    containers: tuple[str, ...] = ()
+    container: Container | UnsetType = UNSET
+    legacy_digests: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    certain: bool = True
+    manifest: bytes | UnsetType = UNSET
+    layers: tuple[tuple[str, str, _Whole], ...] = ()
+    index: _IndexFields | None = None
+
+
+class _Line(Struct, frozen=True):
+    """Any line but the last."""
+
+    layers: tuple[_LayerFields, ...] = ()
+    image: _ImageFields | UnsetType = UNSET
+    held: tuple[tuple[str, str, bool], ...] = ()
+
+
+class _FailureFields(Struct, frozen=True):
+    references: tuple[str, ...]
+    legacy_id: str | None
+    layer: str | None
+    error: str
+    message: str
+
+
+class _LastLine(Struct, frozen=True):
+    type: str | None
+    failures: tuple[_FailureFields, ...]
+    warnings: tuple[str, ...]
+    containers: tuple[Container, ...] = ()
+    orphaned_volumes: tuple[Volume, ...] = ()
+    missing: tuple[str, ...] = ()
+    lent: Mapping[str, str] = field(default_factory=dict)
+
+
+_LINE: Final = Decoder(_Line)
+_LAST: Final = Decoder(_LastLine)
+_ENCODER: Final = Encoder()
+
+
+def _encode_line(line: Mapping[str, Any]) -> bytes:
+    try:
+        return _ENCODER.encode(line)
+    except UnicodeEncodeError:  # a lone surrogate
+        return json.dumps(to_builtins(line), separators=(",", ":")).encode("ascii")
+
+
+def _decode_line(decoder: Decoder[_T], line: bytes) -> _T:
+    try:
+        return decoder.decode(line)
+    except ValidationError:
+        raise
+    except DecodeError:  # a lone surrogate, or not JSON
+        fields: _T = convert(json.loads(line), decoder.type)
+        return fields
+
+
+def _word(text: str) -> str:
     """A text that thousands of records have, such as a media type, so that it is kept in memory once."""
-    return sys.intern(_text(value))
+    return sys.intern(text)
 
 
 @lru_cache(65_536)
@@ -175,67 +268,56 @@ def _digest(text: str) -> Digest:
     return Digest(text)
 
 
-def _text_or_none(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _whole(value: Any, most: int = STATED_BYTES) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"a whole number up to {most:,} was expected, not {value!r:.100}")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise ValueError(f"true or false was expected, not {value!r:.100}")
-    return value
+@lru_cache(1_024)
+def _platform(os: str, architecture: str, variant: str | None) -> Platform:
+    """One object for all images of a platform."""
+    return Platform(os=os, architecture=architecture, variant=variant)
 
 
 # --- layers ------------------------------------------------------------------------------------------------------
 
 
-def _layer_fields(row: LayerRecord) -> list[Any]:
-    # values without their names, because layers take most of the space in a journal
+def _layer_fields(row: LayerRecord) -> tuple[Any, ...]:
     hashed = row.hashed
     if hashed is None:
-        return [row.legacy_id]
+        return (row.legacy_id,)
     blob = hashed.blob
-    return [
+    return (
         row.legacy_id,
         hashed.diff_id.hex,
         hashed.tar_size,
         hashed.empty,
-        None if blob is None else [blob.digest.hex, blob.size, blob.compression, row.role.value],
+        None if blob is None else (blob.digest.hex, blob.size, blob.compression, row.role),
         hashed.origin,
         hashed.exact,
         hashed.note,
-        list(hashed.flags),
-        [list(pair) for pair in hashed.flagged],
+        hashed.flags,
+        hashed.flagged,
         hashed.damaged,
-    ]
+    )
 
 
-def _parse_layer(fields: Sequence[Any]) -> LayerRecord:
-    legacy_id = LegacyID(_text(fields[0]))
-    if len(fields) == 1:
+def _layer_of(fields: _LayerFields) -> LayerRecord:
+    legacy_id, blob = LegacyID(fields.legacy_id), fields.blob
+    if fields.diff_id is UNSET:
         return LayerRecord(legacy_id, None)
-    _, diff_id, tar_size, empty, blob, origin, exact, note, flags, *later = fields
-    flagged, damaged = later or ([], False)  # a journal of an earlier version has neither
+    if fields.flags is UNSET or (fields.flagged is UNSET) != (fields.damaged is UNSET):
+        raise ValueError(f"a row of nine or eleven values was expected for layer {legacy_id:.100}")
     hashed = HashedLayer(
-        diff_id=DiffID(_digest(diff_id)),
-        tar_size=_whole(tar_size),
-        empty=_flag(empty),
+        diff_id=DiffID(_digest(fields.diff_id)),
+        tar_size=fields.tar_size,
+        empty=fields.empty,
         blob=None
         if blob is None
-        else StoredBlob(digest=_digest(blob[0]), size=_whole(blob[1]), compression=_word(blob[2])),
-        origin=_word(origin),
-        exact=_flag(exact),
-        note=_text_or_none(note),
-        flags=_each(flags, str),
-        flagged=tuple((_text(flag), _text(entry)) for flag, entry in flagged),
-        damaged=_flag(damaged),
+        else StoredBlob(digest=_digest(blob.digest), size=blob.size, compression=_word(blob.compression)),
+        origin=_word(fields.origin),
+        exact=fields.exact,
+        note=fields.note,
+        flags=fields.flags,
+        flagged=() if fields.flagged is UNSET else fields.flagged,
+        damaged=fields.damaged is True,
     )
-    return LayerRecord(legacy_id, hashed, Role.MADE if blob is None else Role(blob[3]))
+    return LayerRecord(legacy_id, hashed, Role.MADE if blob is None else blob.role)
 
 
 # --- images ------------------------------------------------------------------------------------------------------
@@ -246,57 +328,57 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
     composed = image.composed
     fields: dict[str, Any] = {
         "id": image.legacy_id,
-        "chain": list(record.chain),
-        "config": _base64(composed.config),
+        "chain": record.chain,
+        "config": composed.config,
         "config_type": composed.config_media_type,
         "manifest_type": composed.manifest_media_type,
         "diff_ids": [diff_id.hex for diff_id in composed.diff_ids],
-        "platform": [composed.platform.os, composed.platform.architecture, composed.platform.variant],
+        "platform": (composed.platform.os, composed.platform.architecture, composed.platform.variant),
         "created": composed.created,
-        "references": [[reference.name, reference.tag] for reference in image.references],
+        "references": _pairs(image.references),
     }
-    # Fields that few images have are left out, because the journal has a record of every source.
     if image.containers:
-        fields["containers"] = list(image.containers)
+        fields["containers"] = image.containers
     if image.container is not None:
-        fields["container"] = to_builtins(image.container)
+        fields["container"] = image.container
     if image.legacy_digests:
         fields["legacy_digests"] = [digest.hex for digest in image.legacy_digests]
     if image.warnings:
-        fields["warnings"] = list(image.warnings)
+        fields["warnings"] = image.warnings
     if not image.certain:
         fields["certain"] = False
     if image.ready:
-        fields["manifest"] = _base64(composed.manifest)
-        fields["layers"] = [[layer.media_type, layer.digest.hex, layer.size] for layer in composed.layers]
+        fields["manifest"] = composed.manifest
+        fields["layers"] = [(layer.media_type, layer.digest.hex, layer.size) for layer in composed.layers]
     if image.index is not None:
         fields["index"] = {
-            "content": _base64(image.index.content),
+            "content": image.index.content,
             "type": image.index.media_type,
-            "references": [[reference.name, reference.tag] for reference in image.index.references],
-            "nested": [[_base64(nested.content), nested.media_type] for nested in image.index.nested],
+            "references": _pairs(image.index.references),
+            "nested": [(nested.content, nested.media_type) for nested in image.index.nested],
         }
     return fields
 
 
-def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRecord] | None) -> ImageRecord:
-    ready = "manifest" in fields
-    os, architecture, variant = fields["platform"]
+def _image_of(fields: _ImageFields, source: str, rows: Sequence[LayerRecord] | None) -> ImageRecord:
+    ready = fields.manifest is not UNSET
     composed = ComposedImage(
-        config_document=base64.b64decode(fields["config"]),
-        config_media_type=_word(fields["config_type"]),
-        manifest_document=base64.b64decode(fields["manifest"]) if ready else b"",
-        manifest_media_type=_word(fields["manifest_type"]),
-        diff_ids=tuple(DiffID(_digest(diff_id)) for diff_id in fields["diff_ids"]),
+        config_document=fields.config,
+        config_media_type=_word(fields.config_type),
+        manifest_document=b"" if fields.manifest is UNSET else fields.manifest,
+        manifest_media_type=_word(fields.manifest_type),
+        diff_ids=tuple(DiffID(_digest(diff_id)) for diff_id in fields.diff_ids),
         layers=tuple(
-            Descriptor(media_type=_word(media_type), digest=_digest(digest), size=_whole(size))
-            for media_type, digest, size in fields.get("layers", ())
+            Descriptor(media_type=_word(media_type), digest=_digest(digest), size=size)
+            for media_type, digest, size in fields.layers
         ),
-        platform=Platform(os=_word(os), architecture=_word(architecture), variant=_text_or_none(variant)),
-        created=_text_or_none(fields["created"]),
+        platform=_platform(*fields.platform),
+        created=fields.created,
     )
-    chain = () if rows is None else tuple(_whole(row, len(rows) - 1) for row in fields["chain"])
-    legacy_id = LegacyID(_text(fields["id"]))
+    chain = () if rows is None else fields.chain
+    if any(not 0 <= row < len(rows or ()) for row in chain):
+        raise ValueError(f"no layer has one of the numbers {chain!r:.100}")
+    legacy_id = LegacyID(fields.id)
     if rows and chain and rows[chain[-1]].legacy_id == legacy_id:
         legacy_id = rows[chain[-1]].legacy_id  # one string for both, as the merge keeps it for each image
     # The report needs only a layer's ID; its JSON went into the config.
@@ -311,65 +393,44 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRec
             (LegacyLayer(legacy_id=rows[row].legacy_id, json=b"", parent=None, payload=None), rows[row].hashed)
             for row in chain
         ),
-        references=_references(fields["references"]),
-        containers=_each(fields.get("containers", []), str),
-        container=_parse_container(fields["container"]) if "container" in fields else None,
-        legacy_digests=tuple(map(Digest, fields.get("legacy_digests", ()))),
-        warnings=_each(fields.get("warnings", []), str),
-        index=_parse_index(fields.get("index")),
+        references=_references(fields.references),
+        containers=fields.containers,
+        container=None if fields.container is UNSET else _checked(fields.container),
+        legacy_digests=tuple(map(Digest, fields.legacy_digests)),
+        warnings=fields.warnings,
+        index=_index_of(fields.index),
         ready=ready,
-        certain=_flag(fields.get("certain", True)),
+        certain=fields.certain,
     )
     return ImageRecord(finished, chain)
 
 
-def _parse_container(fields: Mapping[str, Any]) -> Container:
-    volumes = tuple(_parse_volume(volume) for volume in fields["volumes"])
-    changed = fields["changed_bytes"]
-    return Container(
-        id=_text(fields["id"]),
-        name=_text(fields["name"]),
-        image=_text(fields["image"]),
-        state=_text(fields["state"]),
-        created=_text_or_none(fields["created"]),
-        changed_bytes=None if changed is None else _whole(changed),
-        volumes=volumes,
-        unseen=_each(fields["unseen"], str),
-        half_removed=_flag(fields.get("half_removed", False)),
-    )
-
-
-def _parse_volume(fields: Mapping[str, Any]) -> Volume:
-    size = fields["bytes"]
-    return Volume(
-        path=_text(fields["path"]),
-        source=_text(fields["source"]),
-        bytes=None if size is None else _whole(size),
-        kind="bind" if fields.get("kind") == "bind" else "volume",
-    )
-
-
-def _parse_index(fields: Mapping[str, Any] | None) -> ReadyIndex | None:
+def _index_of(fields: _IndexFields | None) -> ReadyIndex | None:
     if fields is None:
         return None
     return ReadyIndex(
-        content=base64.b64decode(fields["content"]),
-        media_type=_text(fields["type"]),
-        references=_references(fields["references"]),
+        content=fields.content,
+        media_type=fields.type,
+        references=_references(fields.references),
         children=(),
-        nested=tuple(
-            ReadyManifest(content=base64.b64decode(content), media_type=_text(media_type))
-            for content, media_type in fields.get("nested", ())
-        ),
+        nested=tuple(ReadyManifest(content=content, media_type=media_type) for content, media_type in fields.nested),
     )
 
 
-def _references(pairs: Sequence[Sequence[str]]) -> tuple[Reference, ...]:
-    return tuple(Reference(_text(name), _text(tag)) for name, tag in pairs)
+def _checked(container: Container) -> Container:
+    """A container, after a check of its sizes."""
+    _check_sizes(container.changed_bytes, *(volume.bytes for volume in container.volumes))
+    return container
 
 
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
+def _check_sizes(*sizes: int | None) -> None:
+    if any(size is not None and not 0 <= size <= STATED_BYTES for size in sizes):
+        raise ValueError(f"sizes up to {STATED_BYTES:,} were expected, not {sizes!r:.100}")
 
 
-# --- failures ----------------------------------------------------------------------------------------------------
+def _references(pairs: _Pairs) -> tuple[Reference, ...]:
+    return tuple(Reference(name, tag) for name, tag in pairs)
+
+
+def _pairs(references: Sequence[Reference]) -> list[tuple[str, str]]:
+    return [(reference.name, reference.tag) for reference in references]

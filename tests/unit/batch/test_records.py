@@ -110,6 +110,36 @@ def test_texts_that_all_records_have_are_in_memory_once() -> None:
     assert all(a.media_type is b.media_type for a, b in zip(ours.layers, theirs.layers, strict=True))
 
 
+@pytest.mark.parametrize("name", ["a", "a\\u00e9", "a\\udcff"])
+def test_a_record_of_an_earlier_version_is_read(name: str) -> None:
+    """Its rows have nine values, and its JSON has only ASCII."""
+    hashed = f'["{name}","{"1" * 64}",1024,false,["{"2" * 64}",99,"gzip","carried"],"diff",false,null,["odd"]]'
+    image = (
+        f'{{"id":"{name}","chain":[0,1],"config":"e30=","config_type":"c","manifest_type":"m",'
+        f'"diff_ids":["{"1" * 64}"],"platform":["linux","amd64",null],"created":null,"references":[["{name}","1"]]}}'
+    )
+    last = f'{{"type":"docker-root","failures":[],"warnings":["{name}"]}}'
+    content = f'{{"layers":[{hashed},["t"]]}}\n{{"image":{image}}}\n{last}\n'.encode("ascii")
+    record = parse_record(content, SOURCE)
+    text = json.loads(f'"{name}"')
+    first, second = record.layers
+    assert (first.legacy_id, first.role, second) == (text, Role.CARRIED, LayerRecord(LegacyID("t"), None))
+    assert first.hashed is not None and first.hashed.blob is not None
+    assert (first.hashed.diff_id, first.hashed.flags, first.hashed.flagged) == (Digest("1" * 64), ("odd",), ())
+    assert first.hashed.blob.digest == Digest("2" * 64)
+    (one,) = record.images
+    assert (one.finished.composed.config, one.finished.references) == (b"{}", (Reference(text, "1"),))
+    assert record.warnings == (text,)
+    assert parse_record(encode_record(record), SOURCE) == record
+
+
+@pytest.mark.parametrize("row", ["[]", '["a","D"]', '["a","D",1,false,null,"diff",true,null]', "[1]"])
+def test_a_row_that_lacks_values_is_a_value_error(row: str) -> None:
+    content = f'{{"layers":[{row.replace("D", "1" * 64)}]}}\n{{"type":null,"failures":[],"warnings":[]}}\n'
+    with pytest.raises(ValueError, match="not a record"):
+        parse_record(content.encode(), SOURCE)
+
+
 def test_an_empty_record() -> None:
     assert parse_record(encode_record(SourceRecord()), SOURCE) == SourceRecord()
 
