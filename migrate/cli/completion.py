@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _MOST_COMPLETIONS = 200
-_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@-]*")
+_SAFE = r"[A-Za-z0-9_][A-Za-z0-9_.:/@-]*"
 
 
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
@@ -81,4 +81,4 @@ def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
 def _is_safe(name: str) -> bool:
     """False for names with characters that a shell may interpret. Shells insert a completion without quoting, so that
     `$(…)` in the name of an image, which comes from an untrusted archive, would be run."""
-    return _SAFE.fullmatch(name) is not None
+    return re.fullmatch(_SAFE, name) is not None

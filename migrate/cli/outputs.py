@@ -19,12 +19,12 @@ STDOUT: Final = "-"
 LISTS: Final = ("failed_list", "skipped_list", "converted_list")
 _HEAD_BYTES: Final = 4096
 _REPLACEABLE: Final = {
-    "report": re.compile(rb'\s*\{\s*"schema_version"\s*:'),
-    "html": re.compile(rb"\s*<!DOCTYPE html>.*<title>Migration report: ", re.DOTALL | re.IGNORECASE),
-    "account": re.compile(rb"source,uri,outcome,"),
-    **dict.fromkeys(LISTS, re.compile(rb'(?!\s*(?:[{<]|\[[{"\s]))[^\0]*\Z')),
+    "report": rb'\s*\{\s*"schema_version"\s*:',
+    "html": rb"(?is)\s*<!DOCTYPE html>.*<title>Migration report: ",
+    "account": rb"source,uri,outcome,",
+    **dict.fromkeys(LISTS, rb'(?!\s*(?:[{<]|\[[{"\s]))[^\0]*\Z'),
 }
-"""The beginning of files that an option may replace. A list is any text that is not a JSON or HTML document."""
+"""Patterns for the beginning of files that an option may replace. A list is any text that is not JSON or HTML."""
 
 
 class Outputs:
@@ -105,7 +105,7 @@ class Outputs:
             return
         except OSError as error:
             raise UsageError(f"{option_name(option)} {path}: {error.strerror}") from error
-        if head and (detect_compression(head) != "none" or not _REPLACEABLE[option].match(head)):
+        if head and (detect_compression(head) != "none" or not re.match(_REPLACEABLE[option], head)):
             raise UsageError(
                 f"{option_name(option)} {path}: this file exists and was not written by that option; name another one"
             )

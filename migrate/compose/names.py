@@ -81,7 +81,7 @@ def wanted_reference(
                 return _format_time(created, match[2] or "%Y%m%d")
             return reference.name if match[1] == "repo" else reference.tag
 
-        text = TEMPLATE_FIELD.sub(value, options.tag_template)
+        text = re.sub(TEMPLATE_FIELD, value, options.tag_template)
         whole = "{repo}" in options.tag_template
         reference = map_reference(Reference.parse(text) if whole else replace(reference, tag=text))
     return reference if hosts else repository_reference(reference)
@@ -91,7 +91,7 @@ def untagged_reference(template: str, legacy_id: str, image_id: str, *, hosts: b
     """The name of `--name-untagged` for an image: the template with `{legacy_id}` and `{image_id}` (hex), whole or cut
     to the given number of characters, mapped to today's grammar. `hosts` as for `wanted_reference`."""
     values = {"legacy_id": legacy_id, "image_id": image_id}
-    text = UNTAGGED_FIELD.sub(lambda match: values[match[1]][: int(match[2] or len(values[match[1]]))], template)
+    text = re.sub(UNTAGGED_FIELD, lambda match: values[match[1]][: int(match[2] or len(values[match[1]]))], template)
     return (map_reference if hosts else repository_reference)(Reference.parse(text))
 
 

@@ -43,7 +43,7 @@ from migrate.writers.base import ImageTarget
 _BEFORE_THE_RUN = -1_000_000_000
 _KEPT_CLAIMS = 2_000
 """Of more claims, those on a name that no other image claims are not kept, and the images are iterated once more."""
-_SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})(?:\..*)?")
+_SIGNATURE_TAG = r"sha256-([0-9a-f]{64})(?:\..*)?"
 """A tag that refers to a manifest: cosign's `.sig`, `.att` and `.sbom`, or the list of its referrers (OCI 1.1)."""
 
 
@@ -323,7 +323,7 @@ class Publisher(Struct):
         if image.source_digest is not None:
             self._lists.replace_manifest(image.source_digest, composed.manifest_descriptor)
         for reference in image.references:
-            if signed := _SIGNATURE_TAG.fullmatch(reference.tag):
+            if signed := re.fullmatch(_SIGNATURE_TAG, reference.tag):
                 self._signatures[Digest(signed[1])].add(str(reference))
         if (subject := parse_subject(composed.manifest)) is not None:
             self._signatures[subject].add(", ".join(map(str, image.references)) or str(composed.manifest_digest))

@@ -21,17 +21,17 @@ from migrate.errors import DocumentError
 _WHITESPACE: Final = b" \t\r\n"
 _STRING = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
 _SCALAR = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null"
-_TOKEN = re.compile(rb"[ \t\r\n]*+(?:(" + _STRING + rb")|([{}\[\],:])|(" + _SCALAR + rb"))")
+_TOKEN: Final = rb"[ \t\r\n]*+(?:(" + _STRING + rb")|([{}\[\],:])|(" + _SCALAR + rb"))"
 _TRAILING = re.compile(rb"[ \t\r\n]*+")
 
 # These patterns are used after `check_syntax` only. They also match text that is no JSON.
-_KEY = re.compile(rb'[ \t\r\n]*+"((?:[^"\\]++|\\.)*+)"[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([{\[])|([}\]])', re.DOTALL)
+_KEY: Final = rb'(?s)[ \t\r\n]*+"((?:[^"\\]++|\\.)*+)"[ \t\r\n]*+:[ \t\r\n]*+'
+_STRING_OR_BRACKET: Final = rb'(?s)"(?:[^"\\]++|\\.)*+"|([{\[])|([}\]])'
 _SCALAR_END = re.compile(rb"[^ \t\r\n,\]}]++")
-_STRING_OR_WHITESPACE = re.compile(rb'("(?:[^"\\]++|\\.)*+")|[ \t\r\n]++', re.DOTALL)
+_STRING_OR_WHITESPACE: Final = rb'(?s)("(?:[^"\\]++|\\.)*+")|[ \t\r\n]++'
 
-_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u(....)|(.))", re.DOTALL)
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPE: Final = r"(?s)\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u(....)|(.))"
+_SURROGATE: Final = "[\ud800-\udfff]"
 _SHORT_ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _LONG_ESCAPES: Final = {b"\\b": b"\\u0008", b"\\f": b"\\u000c"}
 _ENCODED_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
@@ -84,7 +84,8 @@ class RawObject:
 
     def _spans(self) -> Iterator[tuple[str, int, int]]:
         raw, position = self._raw, self._start + 1
-        while (match := _KEY.match(raw, position)) is not None:
+        key = re.compile(_KEY)
+        while (match := key.match(raw, position)) is not None:
             start = match.end()
             end = _value_end(raw, start)
             yield decode_literal(match[1]), start, end
@@ -159,7 +160,7 @@ def encode_object(members: Mapping[str, Any]) -> bytes:
 
 def compact(raw: bytes) -> bytes:
     """The result of Go's json.Compact with HTML escaping for a valid document."""
-    return _escape_html(_STRING_OR_WHITESPACE.sub(rb"\1", raw))
+    return _escape_html(re.sub(_STRING_OR_WHITESPACE, rb"\1", raw))
 
 
 def encode(value: object) -> bytes:
@@ -185,9 +186,9 @@ def decode_literal(literal: bytes) -> str:
         try:
             return literal.decode()
         except UnicodeDecodeError:
-            return _SURROGATE.sub("\ufffd", literal.decode("utf-8", "surrogateescape"))
-    text = _ESCAPE.sub(_unescape, literal.decode("utf-8", "surrogateescape"))
-    return _SURROGATE.sub("\ufffd", text)
+            return re.sub(_SURROGATE, "\ufffd", literal.decode("utf-8", "surrogateescape"))
+    text = re.sub(_ESCAPE, _unescape, literal.decode("utf-8", "surrogateescape"))
+    return re.sub(_SURROGATE, "\ufffd", text)
 
 
 def _unescape(match: re.Match[str]) -> str:
@@ -208,7 +209,7 @@ def indented(raw: bytes, what: str) -> Iterator[bytes]:
     check_syntax(raw, what)
     level, opened = 0, False
     line = b""
-    for match in _TOKEN.finditer(raw):
+    for match in re.finditer(_TOKEN, raw):
         string, mark, scalar = match.groups()
         closes = mark in (b"}", b"]")
         level -= closes
@@ -246,8 +247,9 @@ def check_syntax(raw: bytes, what: str) -> None:
     position = 0
     opened = bytearray()
     wanted = "value"
+    one_token = re.compile(_TOKEN)
     while wanted != "end":
-        match = _TOKEN.match(raw, position)
+        match = one_token.match(raw, position)
         following = None if match is None else _next_wanted(wanted, raw[match.start(match.lastindex or 0)], opened)
         if match is None or following is None:
             offset = _skip_whitespace(raw, position)
@@ -320,7 +322,7 @@ def _value_end(raw: bytes, start: int) -> int:
         assert match is not None
         return match.end()
     depth = 0
-    for match in _STRING_OR_BRACKET.finditer(raw, start):
+    for match in re.compile(_STRING_OR_BRACKET).finditer(raw, start):
         if match.lastindex == 1:
             depth += 1
         elif match.lastindex == 2:

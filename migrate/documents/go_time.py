@@ -8,7 +8,7 @@ from typing import Final
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 """The text that Go writes for a time that was never set."""
 
-_RFC3339 = re.compile(
+_RFC3339 = (
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{1,2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]+))?"
     r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
 )
@@ -26,7 +26,7 @@ def normalise_time(text: str) -> str | None:
     """
     if _CANONICAL.fullmatch(text):
         return text
-    match = _RFC3339.fullmatch(text)
+    match = re.fullmatch(_RFC3339, text)
     if match is None:
         return None
     year, month, day, hour, minute, second = (int(match[index]) for index in range(1, 7))

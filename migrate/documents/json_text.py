@@ -17,10 +17,8 @@ from migrate.blobio.limits import JSON_BYTES, JSON_DEPTH, JSON_ITEMS
 from migrate.errors import DocumentError, LimitError
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
+_SURROGATE = r"\\u[dD][89a-fA-F]"
+_ESCAPE = r"(?s)\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
 
 
 def check_limits(raw: bytes, what: str, size: int = JSON_BYTES) -> None:
@@ -76,12 +74,12 @@ def load_json_lenient(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
         return load_json(raw, what, size)
     except DocumentError:
         text = raw.decode("utf-8", "replace")
-    if _SURROGATE.search(text):
-        text = _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
+    if re.search(_SURROGATE, text):
+        text = re.sub(_ESCAPE, lambda match: "\\ufffd" if match[1] else match[0], text)
     return _load(text, what)
 
 
-_TOKEN = re.compile(rb'\s*(?:("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")|([{}:,])|(.))', re.DOTALL)
+_TOKEN = rb'(?s)\s*(?:("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")|([{}:,])|(.))'
 
 
 def load_cut_object(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
@@ -92,7 +90,7 @@ def load_cut_object(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
     check_limits(raw, what, size)
     closers, good, depth, is_value = 0, 0, 0, False
     before: bytes | None = None
-    for match in _TOKEN.finditer(raw):
+    for match in re.finditer(_TOKEN, raw):
         text, sign, other = match.groups()
         if other is not None or (sign == b"}" and before == b","):
             break

@@ -82,11 +82,11 @@ LEVELS: Final[Mapping[Compression, range]] = {
 }
 """The levels of each compression: libdeflate's, ISA-L's, zstd's."""
 
-TEMPLATE_FIELD: Final = re.compile(r"\{(repo|tag|created)(?::([^{}]*))?\}")
-"""A field of `--tag-template`; `created` may have strftime's numeric directives after a colon."""
+TEMPLATE_FIELD: Final = r"\{(repo|tag|created)(?::([^{}]*))?\}"
+"""A pattern for a field of `--tag-template`; `created` may have strftime's numeric directives after a colon."""
 
-UNTAGGED_FIELD: Final = re.compile(r"\{(legacy_id|image_id)(?::([1-9][0-9]?))?\}")
-"""A field of `--name-untagged`, with the number of its characters to use after a colon."""
+UNTAGGED_FIELD: Final = r"\{(legacy_id|image_id)(?::([1-9][0-9]?))?\}"
+"""A pattern for a field of `--name-untagged`, with the number of its characters to use after a colon."""
 
 
 class ReadOptions(Struct, frozen=True, kw_only=True):
@@ -183,18 +183,23 @@ class NameOptions(ImageOptions, frozen=True, kw_only=True):
                 re.sub(pattern, replacement, "")
             except (re.error, IndexError) as exc:
                 raise UsageError(f"--rename {pattern}={replacement}: {exc}") from exc
-        template = self.tag_template or ""
-        if re.search(r"[{}]", TEMPLATE_FIELD.sub("", template)):
-            raise UsageError(f"--tag-template {template}: fields are {{repo}}, {{tag}} and {{created:FORMAT}}")
-        for directive in re.findall(r"%(.?)", "".join(match[2] or "" for match in TEMPLATE_FIELD.finditer(template))):
-            if directive not in [*"YmdHMSj%"]:
-                raise UsageError(f"--tag-template {template}: %{directive} is none of %Y %m %d %H %M %S %j")
+        if self.tag_template:
+            _check_template(self.tag_template)
         untagged = self.name_untagged
-        if untagged is not None and (not untagged or re.search(r"[{}@]", UNTAGGED_FIELD.sub("", untagged))):
+        if untagged is not None and (not untagged or re.search(r"[{}@]", re.sub(UNTAGGED_FIELD, "", untagged))):
             raise UsageError(
                 f"--name-untagged {untagged}: is NAME:TAG with the fields {{legacy_id}} and {{image_id}}, each with a "
                 "length of 1 to 99 or without, as in untagged/{legacy_id:12}:latest"
             )
+
+
+def _check_template(template: str) -> None:
+    if re.search(r"[{}]", re.sub(TEMPLATE_FIELD, "", template)):
+        raise UsageError(f"--tag-template {template}: fields are {{repo}}, {{tag}} and {{created:FORMAT}}")
+    times = "".join(match[2] or "" for match in re.finditer(TEMPLATE_FIELD, template))
+    for directive in re.findall(r"%(.?)", times):
+        if directive not in [*"YmdHMSj%"]:
+            raise UsageError(f"--tag-template {template}: %{directive} is none of %Y %m %d %H %M %S %j")
 
 
 class RunOptions(NameOptions, frozen=True, kw_only=True):

@@ -14,12 +14,12 @@ from msgspec import Struct
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_HOST = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
+_HOST = rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
-_OLD_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
+_OLD_PATH = r"(?a)[\w-][\w.-]*(?:/[\w-][\w.-]*)*"
 
 DEFAULT_HOST = "docker.io"
 DEFAULT_NAMESPACE = "library"
@@ -32,13 +32,13 @@ def is_tag(text: str) -> bool:
 
 def is_host(text: str) -> bool:
     """True for a host of a name, with or without a port."""
-    return _HOST.fullmatch(text) is not None
+    return re.fullmatch(_HOST, text) is not None
 
 
 def is_repository_path(text: str) -> bool:
     """True for a repository's path in a URL. Capitals are accepted, as by old registries. Other characters are refused,
     since they could lead a request to another place."""
-    return _OLD_PATH.fullmatch(text) is not None
+    return re.fullmatch(_OLD_PATH, text) is not None
 
 
 class Reference(Struct, frozen=True, order=True):
@@ -76,7 +76,7 @@ class Reference(Struct, frozen=True, order=True):
         if len(self.name) > 255:
             return False
         host, path = self._split()
-        if host is not None and _HOST.fullmatch(host) and _PATH.fullmatch(path):
+        if host is not None and re.fullmatch(_HOST, host) and _PATH.fullmatch(path):
             return True
         return _PATH.fullmatch(self.name) is not None  # also where the first component only looks like a host
 

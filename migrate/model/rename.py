@@ -14,11 +14,11 @@ from typing import Final
 
 from migrate.model.reference import DEFAULT_HOST, Reference, is_host
 
-_REFUSED: Final = re.compile(r"[^a-z0-9._-]+")
-_SEPARATORS: Final = re.compile(r"[._-]+")
-_ALLOWED_SEPARATORS: Final = re.compile(r"\.|_|__|-+")
-_TAG_REFUSED: Final = re.compile(r"[^A-Za-z0-9_.-]+")
-_HEX_64: Final = re.compile(r"[0-9a-f]{64}")
+_REFUSED: Final = r"[^a-z0-9._-]+"
+_SEPARATORS: Final = r"[._-]+"
+_ALLOWED_SEPARATORS: Final = r"\.|_|__|-+"
+_TAG_REFUSED: Final = r"[^A-Za-z0-9_.-]+"
+_HEX_64: Final = r"[0-9a-f]{64}"
 _NAME_LENGTH: Final = 255
 _TAG_LENGTH: Final = 128
 _HUB: Final = (DEFAULT_HOST, "index.docker.io")
@@ -45,7 +45,7 @@ def map_reference(reference: Reference, renames: Iterable[tuple[str, str]] = ())
         _map_name(name),
         reference.tag
         if reference.is_digest
-        else (_TAG_REFUSED.sub("-", reference.tag).lstrip(".-")[:_TAG_LENGTH] or _NAMELESS),
+        else (re.sub(_TAG_REFUSED, "-", reference.tag).lstrip(".-")[:_TAG_LENGTH] or _NAMELESS),
     )
 
 
@@ -78,7 +78,7 @@ def _map_name(name: str) -> str:
     if host is None and split_host(mapped)[0] is not None:
         first, slash, rest = mapped.partition("/")
         mapped = first.replace(".", "-").replace("localhost", "local-host") + slash + rest
-    if host is None and _HEX_64.fullmatch(mapped):
+    if host is None and re.fullmatch(_HEX_64, mapped):
         mapped = f"image-{mapped}"  # for Docker, 64 digits are an image ID
     whole = mapped if host is None else f"{host}/{mapped}"
     if len(whole) <= _NAME_LENGTH:
@@ -89,6 +89,6 @@ def _map_name(name: str) -> str:
 
 
 def _map_component(component: str) -> str:
-    text = _REFUSED.sub("-", component.lower())
-    text = _SEPARATORS.sub(lambda run: run[0] if _ALLOWED_SEPARATORS.fullmatch(run[0]) else "-", text)
+    text = re.sub(_REFUSED, "-", component.lower())
+    text = re.sub(_SEPARATORS, lambda run: run[0] if re.fullmatch(_ALLOWED_SEPARATORS, run[0]) else "-", text)
     return text.strip("._-") or _NAMELESS

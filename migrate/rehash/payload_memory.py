@@ -22,7 +22,7 @@ from migrate.rehash.ports import TargetMemory
 from migrate.rehash.reading import LayerFacts, OpenLayer
 from migrate.tar.inspector import TarFacts
 
-_FACTS: Final = re.compile(
+_FACTS: Final = (
     rb"([0-9a-f]{64}) ([0-9]{1,19}) ([0-9a-f]{64}|-) ([0-9]{1,19})"
     rb" ([a-z0-9]{1,8}) ([01]) ([a-z-]{1,16})"
 )
@@ -99,7 +99,7 @@ def encode_facts(facts: LayerFacts) -> bytes | None:
 
 def parse_facts(text: bytes) -> LayerFacts | None:
     """The facts in a line of `encode_facts`; None for any other text."""
-    match = _FACTS.fullmatch(text)
+    match = re.fullmatch(_FACTS, text)
     if match is None:
         return None
     diff_hex, size, stored, stored_size, kind, empty, origin = (field.decode("ascii") for field in match.groups())

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from migrate.writers.base import ImageTarget
 
 _KINDS = tuple(prefix for prefix in PATH_PREFIXES if prefix != "dir")
-_PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
-_ARCHIVE = re.compile(r".*[^/]\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz|tzst)", re.IGNORECASE | re.DOTALL)
-_COMPRESSED = re.compile(r"(.*[^/])\.(t?gz|bz2|tbz2?|t?xz|zst|tzst|lz4|lzma|br|zip|7z)", re.IGNORECASE | re.DOTALL)
+_PREFIX = r"[A-Za-z][A-Za-z0-9._-]*"
+_WINDOWS = r"[A-Za-z]:[\\/]"
+_ARCHIVE = r"(?is).*[^/]\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz|tzst)"
+_COMPRESSED = r"(?is)(.*[^/])\.(t?gz|bz2|tbz2?|t?xz|zst|tzst|lz4|lzma|br|zip|7z)"
 
 
 def open_target(text: str, options: ConvertOptions) -> ImageTarget:
@@ -59,7 +59,8 @@ def open_target(text: str, options: ConvertOptions) -> ImageTarget:
 
 
 def goes_to_stdout(text: str) -> bool:
-    return re.fullmatch(r"(?:oci|docker)-archive:(?:-|/dev/stdout)", text) is not None
+    prefix, _, path = text.partition(":")
+    return prefix in ("oci-archive", "docker-archive") and path in ("-", "/dev/stdout")
 
 
 def target_path(text: str) -> str | None:
@@ -77,8 +78,8 @@ def target_url(text: str) -> str | None:
 def name_warnings(text: str) -> list[str]:
     """A warning for archives with a name such as `images.tar.gz`: archives are written without compression."""
     prefix, path = parse_target(text)
-    match = _COMPRESSED.fullmatch(path)
-    if match is None or not prefix.endswith("-archive"):
+    match = re.fullmatch(_COMPRESSED, path) if prefix.endswith("-archive") else None
+    if match is None:
         return []
     plain = match[1] if match[1].lower().endswith(".tar") else f"{match[1]}.tar"
     return [f"{path}: is written as a plain tar; name it {plain}, or pipe {prefix}:- into a compressor"]
@@ -94,7 +95,7 @@ def parse_target(text: str) -> tuple[str, str]:
         raise UsageError(f"target {text!r}: name a directory, or docker-archive:- for standard output")
     if text.startswith(REGISTRY_PREFIX):
         return "docker", text.removeprefix(REGISTRY_PREFIX)
-    if _WINDOWS.match(text):
+    if re.match(_WINDOWS, text):
         raise UsageError(f"target {text!r}: a Windows path; inside WSL it is /mnt/{text[0].lower()}/{text[3:]}")
     prefix, path = split_prefix(text)
     if prefix is not None and prefix != "dir":
@@ -109,13 +110,13 @@ def parse_target(text: str) -> tuple[str, str]:
     if is_url(text):
         return "oci", text
     other, colon, _ = text.partition(":")
-    if colon and _PREFIX.fullmatch(other) and not os.path.exists(text):
+    if colon and re.fullmatch(_PREFIX, other) and not os.path.exists(text):
         import difflib  # only needed for errors
 
         close = difflib.get_close_matches(other, _KINDS, n=1)
         hint = f"did you mean {close[0]}:?" if close else f"a directory of that name is ./{text}"
         raise UsageError(f"target {text!r}: {other}: is not a kind of target ({', '.join(_KINDS)}, docker://); {hint}")
-    if _ARCHIVE.fullmatch(text) and not os.path.lexists(text):
+    if re.fullmatch(_ARCHIVE, text) and not os.path.lexists(text):
         raise UsageError(
             f"target {text!r}: a plain path is the directory of an OCI layout, but this looks like an archive; "
             f"write docker-archive:{text} for `docker load`, oci-archive:{text}, or {text}/ for a directory"

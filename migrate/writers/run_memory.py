@@ -27,8 +27,8 @@ from migrate.writers.target_memory import LAYERS
 from migrate.writers.target_store import open_store
 
 RUNS: Final = f"{STATE_DIRECTORY}/runs"
-_LINE: Final = re.compile(rb"^([0-9a-f]{64} [0-9a-f]{64} [0-9a-f]{64}) ([0-9a-f]{16})$", re.MULTILINE)
-_DATES: Final = re.compile(rb'(\n  "started": ")[^"\n]*(",\n  "finished": ")[^"\n]*(")')
+_LINE: Final = rb"(?m)^([0-9a-f]{64} [0-9a-f]{64} [0-9a-f]{64}) ([0-9a-f]{16})$"
+_DATES: Final = rb'(\n  "started": ")[^"\n]*(",\n  "finished": ")[^"\n]*(")'
 _SUMS: Final = 1 << 256
 
 IsProven = Callable[[str, int, str], bool]
@@ -37,7 +37,8 @@ IsProven = Callable[[str, int, str], bool]
 
 def dated(report: bytes, started: str, finished: str) -> bytes:
     """The report with other times."""
-    return _DATES.sub(rb"\g<1>%s\g<2>%s\g<3>" % (started.encode("ascii"), finished.encode("ascii")), report, count=1)
+    times = rb"\g<1>%s\g<2>%s\g<3>" % (started.encode("ascii"), finished.encode("ascii"))
+    return re.sub(_DATES, times, report, count=1)
 
 
 class RunMemory:
@@ -76,7 +77,7 @@ class RunMemory:
         """Writes the report of a run that would change nothing, and returns it; None if the run has to be done."""
         ends = [
             line.decode("ascii").partition(" ")[2]
-            for line, check in _LINE.findall(self._record().read())
+            for line, check in re.findall(_LINE, self._record().read())
             if check == _check(line) and line.startswith(key.encode("ascii"))
         ]
         # The state of a large target takes long, so it is computed only if the run is known.

@@ -36,7 +36,7 @@ LAYERS: Final = f"{STATE_DIRECTORY}/layers"
 PAYLOADS: Final = f"{STATE_DIRECTORY}/payloads"
 _LINE: Final = re.compile(rb"([0-9a-f]{64}) ([a-z-]{1,16}):(-?[0-9]{1,3}) ([0-9a-f]{64}) ([0-9]{1,19})")
 _SIZE_LINE: Final = re.compile(rb"([0-9a-f]{64}) tar ([0-9]{1,19})")
-_PAYLOAD_LINE: Final = re.compile(rb"^([0-9a-f]{64}) ([ -~]{1,400}) ([0-9a-f]{16})$", re.MULTILINE)
+_PAYLOAD_LINE: Final = rb"(?m)^([0-9a-f]{64}) ([ -~]{1,400}) ([0-9a-f]{16})$"
 _WAY_BYTES: Final = 16
 _MOST_BLOBS: Final = 8
 """Blobs that are kept for one layer. A run makes one, and sources may have some that are compressed already."""
@@ -158,7 +158,7 @@ class RecordedMemory(TargetMemory):
     def _read_payloads(self) -> dict[bytes, bytes]:
         if self._payloads is None:
             self._payloads = {}
-            for match in _PAYLOAD_LINE.finditer(self._payload_record.read()):
+            for match in re.finditer(_PAYLOAD_LINE, self._payload_record.read()):
                 key, facts, check = match.groups()
                 if check == _check(key, facts):
                     self._payloads[key] = facts
