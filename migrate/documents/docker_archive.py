@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.go_json import read_document
 from migrate.documents.go_struct import Field, MismatchError, Struct, decode_string, decode_strings, decode_structs
-from migrate.documents.json_text import encode_list, load_cut_object, load_json_lenient, shown
+from migrate.documents.json_text import iter_list, load_cut_object, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.legacy import LegacyID
 from migrate.model.reference import Reference
@@ -56,11 +56,16 @@ def parse_archive_manifest(raw: bytes, limit: int = JSON_BYTES) -> tuple[Archive
 
 def encode_archive_manifest(entries: Iterable[ArchiveManifestEntry]) -> bytes:
     """`manifest.json` as Docker writes it: `RepoTags` is null for an image without a tag, and a newline ends it."""
+    return b"".join(iter_archive_manifest(entries))
+
+
+def iter_archive_manifest(entries: Iterable[ArchiveManifestEntry]) -> Iterator[bytes]:
+    """The bytes of `encode_archive_manifest` in pieces."""
     rows = (
         {"Config": entry.config, "RepoTags": list(entry.repo_tags) or None, "Layers": list(entry.layers)}
         for entry in entries
     )
-    return encode_list(b"[]\n", rows)
+    return iter_list(b"[]\n", rows)
 
 
 def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ...], tuple[str, ...]]:

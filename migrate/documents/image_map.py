@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from migrate.blobio.limits import CATALOG_BYTES
-from migrate.documents.json_text import encode_json_pretty, encode_list, shown, text_of_uri
+from migrate.documents.json_text import encode_json_pretty, iter_list, shown, text_of_uri
 from migrate.errors import DocumentError, LimitError
 from migrate.model.digest import Digest, ImageID
 
@@ -105,8 +105,13 @@ def without_old_forms(rows: Iterable[MappedImage], newer: Iterable[MappedImage])
 
 def encode_map(rows: Iterable[MappedImage]) -> bytes:
     """The document of the map. Equal rows give equal bytes."""
+    return b"".join(iter_map(rows))
+
+
+def iter_map(rows: Iterable[MappedImage]) -> Iterator[bytes]:
+    """The bytes of `encode_map` in pieces."""
     frame = encode_json_pretty({"schema_version": SCHEMA_VERSION, "images": []})
-    return encode_list(frame, map(row_document, rows), depth=4)
+    return iter_list(frame, map(row_document, rows), depth=4)
 
 
 def row_document(row: MappedImage) -> dict[str, Any]:

@@ -5,10 +5,9 @@ For documents that are only read. For documents whose bytes are carried over and
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -16,6 +15,7 @@ import orjson
 from migrate.blobio.limits import JSON_BYTES, JSON_DEPTH, JSON_ITEMS
 from migrate.errors import DocumentError, LimitError
 
+_PIECE_BYTES = 64 * 1024
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE = r"\\u[dD][89a-fA-F]"
 _ESCAPE = r"(?s)\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
@@ -153,21 +153,29 @@ def encode_report_json(value: object, option: int = 0) -> bytes:
 def encode_list(frame: bytes, rows: Iterable[object], depth: int | None = None) -> bytes:
     """`frame` with `rows` in its last list, which is empty: compact, or with `depth` each on its own lines that begin
     with so many blanks, as in reports. Only one row is in memory as a value at a time."""
+    return b"".join(iter_list(frame, rows, depth))
+
+
+def iter_list(frame: bytes, rows: Iterable[object], depth: int | None = None) -> Iterator[bytes]:
+    """The bytes of `encode_list` in pieces."""
     head, _, tail = frame.rpartition(b"]")
-    encoded = io.BytesIO()
-    encoded.write(head)
-    if depth is None:
-        for number, row in enumerate(rows):
-            encoded.write(b"," + encode_json(row) if number else encode_json(row))
-    else:
+    separator, between, end = b"", b",", b"]"
+    if depth is not None:
         indent = b"\n" + b" " * depth
-        separator = indent
-        for row in rows:
-            encoded.write(separator + encode_report_json(row, orjson.OPT_INDENT_2).replace(b"\n", indent))
-            separator = b"," + indent
-        encoded.write(indent[:-2] if separator != indent else b"")
-    encoded.write(b"]" + tail)
-    return encoded.getvalue()  # without a copy
+        separator, between, end = indent, b"," + indent, indent[:-2] + b"]"
+    waiting = [head]
+    size = 0
+    is_empty = True
+    for row in rows:
+        text = encode_json(row) if depth is None else encode_report_json(row, orjson.OPT_INDENT_2)
+        waiting += (separator, text if depth is None else text.replace(b"\n", indent))
+        separator, is_empty = between, False
+        size += len(text)
+        if size >= _PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting.clear()
+            size = 0
+    yield b"".join((*waiting, b"]" if is_empty else end, tail))
 
 
 def _encode(value: object, option: int) -> bytes:

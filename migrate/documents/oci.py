@@ -5,7 +5,7 @@ Formats: Docker "Image Manifest Version 2, Schema 2" and the OCI image specifica
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from migrate.documents.go_struct import (
     decode_strings,
     decode_structs,
 )
-from migrate.documents.json_text import encode_json, encode_json_pretty, encode_list, shown
+from migrate.documents.json_text import encode_json, encode_json_pretty, encode_list, iter_list, shown
 from migrate.documents.v1_json import check_config
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
@@ -298,6 +298,13 @@ def encode_index(entries: Iterable[IndexEntry], media_type: str = MediaType.OCI_
     if media_type in _DOCKER_TYPES:
         return _encode(_index_document(entries, media_type), media_type)
     return encode_list(_encode(_index_document((), media_type), media_type), map(_encode_entry, entries))
+
+
+def iter_index(entries: Iterable[IndexEntry]) -> Iterator[bytes]:
+    """The bytes of `encode_index` for OCI's media type, in pieces."""
+    return iter_list(
+        _encode(_index_document((), MediaType.OCI_INDEX), MediaType.OCI_INDEX), map(_encode_entry, entries)
+    )
 
 
 def _index_document(entries: Iterable[IndexEntry], media_type: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.blobio.several import in_threads
 from migrate.errors import SourceUnreadableError, TargetError
 from migrate.storage.bucket import open_filesystem, open_object
-from migrate.storage.store import Store
+from migrate.storage.store import NewFile, Store
 from migrate.storage.syscalls import target_errors
 
 _AT_ONCE: Final = 256
@@ -259,6 +259,10 @@ class BucketStore(Store):
                 ) from exc
             self.put_now(name, content)  # a bucket without conditional writes
 
+    def replace_with(self, name: str, file: NewFile, version: str | None = None, /) -> None:
+        assert isinstance(file, _SpooledFile)
+        self.replace(name, file.content(), version)  # with a condition for the version, which no upload has
+
     def take_over(self, path: str, name: str, is_right: Callable[[BinaryIO], bool], /, *, hard: bool) -> bool:
         """Uploads the file itself, without a temporary copy."""
         del hard
@@ -408,17 +412,18 @@ class _SpooledFile:
         return len(block)
 
     def publish(self, name: str, /, *, replace: bool = True) -> None:
+        if not replace and self.size <= SMALL_FILE_BYTES:
+            self._put_small(name, self.content())
+            return
         with target_errors(_TEMPORARY):
             file = self._opened()
-            if not replace and self.size <= SMALL_FILE_BYTES:
-                file.seek(0)
-                small = file.read()
-            else:
-                small = None
-        if small is None:
-            self._upload(file.name, name, replace=replace)
-        else:
-            self._put_small(name, small)
+        self._upload(file.name, name, replace=replace)
+
+    def content(self) -> bytes:
+        with target_errors(_TEMPORARY):
+            file = self._opened()
+            file.seek(0)
+            return file.read()
 
     def _opened(self) -> IO[bytes]:
         if self._file is None:

@@ -163,6 +163,12 @@ class Store(ABC):
         self.put(name, content)
         self.flush()
 
+    def replace_with(self, name: str, file: NewFile, version: str | None = None, /) -> None:
+        """As `replace`, with a complete new file."""
+        del version
+        file.publish(name)
+        self.flush()
+
     def make_folder(self, name: str, /) -> None:  # noqa: B027 - not everywhere
         """Makes the folder and those above it, in a store that can have empty folders. Files need no such call."""
 

@@ -7,14 +7,14 @@ that is killed at any point leaves the images that it found, and new blobs that 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from migrate.blobio.limits import CATALOG_BYTES, SMALL_FILE_BYTES
-from migrate.documents.docker_archive import encode_archive_manifest
+from migrate.documents.docker_archive import ArchiveManifestEntry, iter_archive_manifest
 from migrate.documents.image_map import MappedImage
-from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
+from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, iter_index, parse_index
 from migrate.errors import MigrateError, TargetError
 from migrate.layout.catalog import Catalog, ExistingImage
 from migrate.layout.names import INDEX, MAP_NAME, REPORT_NAME
@@ -32,7 +32,7 @@ from migrate.writers.proofs import Proofs
 from migrate.writers.run_memory import RunMemory
 from migrate.writers.target_map import TargetMap
 from migrate.writers.target_memory import RecordedMemory
-from migrate.writers.target_store import open_store
+from migrate.writers.target_store import digest_of_file, open_store, write_pieces
 
 if TYPE_CHECKING:
     from migrate.layout.garbage import Garbage
@@ -153,8 +153,7 @@ class OciLayout(ImageTarget):
             # Another run may have changed the index since this one read it, so it is read again under the lock.
             version = self.store.version("index.json")
             entries = self._catalog.merge(self._read_index(), self._blobs.read_many, self._map.superseded())
-            archive_manifest = encode_archive_manifest(self._catalog.archive_manifest(entries))
-            self._replace_documents(archive_manifest, encode_index(entries), version)
+            self._replace_documents(self._catalog.archive_manifest(entries), entries, version)
             self._map.write(self._catalog.names(entries), complete=True)
             with self.store.new_file() as file:
                 for piece in report:
@@ -194,16 +193,22 @@ class OciLayout(ImageTarget):
         except ValueError:  # not the name of a blob
             return False
 
-    def _replace_documents(self, archive_manifest: bytes, index: bytes, version: str | None) -> None:
+    def _replace_documents(
+        self, archive_manifest: Iterable[ArchiveManifestEntry], index: Iterable[IndexEntry], version: str | None
+    ) -> None:
         """Replaces manifest.json, then index.json. A marker file exists in between, so that `verify` can report a run
         that was killed there instead of a damaged layout."""
-        documents = {"manifest.json": archive_manifest, "index.json": index}
-        # one after the other, since those of a large target take much memory
-        if any(self.store.read(name, CATALOG_BYTES) != content for name, content in documents.items()):
-            digests = "\n".join(str(Digest.of(content)) for content in documents.values())
-            self.store.replace(FINISHING, digests.encode())
-            self.store.replace("manifest.json", archive_manifest)
-            self.store.replace("index.json", index, version)
+        # Files from the start: those of a large target take much memory.
+        with ExitStack() as files:
+            manifest_file, index_file = (files.enter_context(self.store.new_file()) for _ in range(2))
+            digests = {
+                "manifest.json": write_pieces(manifest_file, iter_archive_manifest(archive_manifest)),
+                INDEX: write_pieces(index_file, iter_index(index)),
+            }
+            if any(digest_of_file(self.store, name) != digest for name, digest in digests.items()):
+                self.store.replace(FINISHING, "\n".join(map(str, digests.values())).encode())
+                self.store.replace_with("manifest.json", manifest_file)
+                self.store.replace_with(INDEX, index_file, version)
         self.store.remove([FINISHING])
 
     def abandon(self) -> None:
@@ -268,8 +273,8 @@ class OciLayout(ImageTarget):
             documents = list(read_documents(entries, self._blobs.read_many))
             garbage = plan_garbage(entries, documents, self.store.sizes("blobs/sha256"))
             self._catalog.learn(garbage.entries, self._blobs.read_many)
-            archive_manifest = encode_archive_manifest(self._catalog.archive_manifest(garbage.entries))
-            self._replace_documents(archive_manifest, encode_index(garbage.entries), self.store.version(INDEX))
+            archive_manifest = self._catalog.archive_manifest(garbage.entries)
+            self._replace_documents(archive_manifest, garbage.entries, self.store.version(INDEX))
             self._map.write(self._catalog.names(garbage.entries), complete=True, removed=garbage.images)
             self.store.flush()  # after a power cut, no index on the disk may name a blob that is gone
             self._blobs.remove(garbage.blobs)

@@ -10,7 +10,7 @@ from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.documents.image_map import (
     MappedImage,
     Rows,
-    encode_map,
+    iter_map,
     merge_rows,
     parse_map,
     rename_rows,
@@ -21,6 +21,7 @@ from migrate.errors import MigrateError, TargetError
 from migrate.layout.names import MAP_NAME, REPORT_NAME
 from migrate.model.digest import Digest
 from migrate.storage.store import Store
+from migrate.writers.target_store import digest_of_file, write_pieces
 
 
 class TargetMap:
@@ -33,7 +34,7 @@ class TargetMap:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._added: list[MappedImage] = []
-        self._raw: bytes | None = None
+        self._parsed: Digest | None = None
         self._rows: Rows = ()
         self.rows()
 
@@ -46,9 +47,10 @@ class TargetMap:
                 return () if report is None else rows_of_report(report, REPORT_BYTES)
             except MigrateError:  # the run replaces a damaged report, and `verify` reports it
                 return ()
-        if raw != self._raw:
+        digest = Digest.of(raw)
+        if digest != self._parsed:
             try:
-                self._raw, self._rows = raw, parse_map(raw)
+                self._parsed, self._rows = digest, parse_map(raw)
             except MigrateError as error:
                 raise TargetError(
                     f"{self._store.shown(MAP_NAME)}: cannot be read: {error.message} (move it to a safe place)"
@@ -73,5 +75,6 @@ class TargetMap:
         before = without_old_forms(self.rows(), self._added)
         rows = rename_rows(merge_rows([*before, *self._added]), granted, complete=complete)
         rows = tuple(replace(row, removed=True) if row.manifest_digest in removed else row for row in rows)
-        if rows and (content := encode_map(rows)) != self._raw:
-            self._store.replace(MAP_NAME, content)
+        with self._store.new_file() as file:
+            if rows and write_pieces(file, iter_map(rows)) != digest_of_file(self._store, MAP_NAME):
+                self._store.replace_with(MAP_NAME, file)
