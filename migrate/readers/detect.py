@@ -53,14 +53,13 @@ from migrate.tar.index import (
     Damage,
     FileWindow,
     HeadWindow,
-    Member,
-    MemberKind,
     begins_tar,
     has_member,
     index_tar,
     iter_members,
     looks_like_tar,
 )
+from migrate.tar.members import Member, MemberKind
 
 if TYPE_CHECKING:
     from migrate.tar.records import Record

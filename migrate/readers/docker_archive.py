@@ -54,14 +54,15 @@ from migrate.readers.members import DOCUMENTS, REPOSITORIES, Members, TarMembers
 from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.passing import PassingArchive
 from migrate.storage.tree import Tree, TreeEntry
-from migrate.tar.index import Member, TarIndex
+from migrate.tar.index import TarIndex
 from migrate.tar.known_blobs import known_blob
+from migrate.tar.members import Member
 
 if TYPE_CHECKING:
     from migrate.readers.oci_content import OciContent
 
-_FOLDER_NAME = re.compile(r"((?:[^/]+/)+[^/:]+:[^/:]+)/json")
-"""The json in a folder `team/app:1`: Docker 1.0 and 1.1 used the name of an image for its folder (moby #6857)."""
+_FOLDER_NAME = re.compile(r"(?:[^/]+/)+[^/:]+:[^/:]+")
+"""A folder `team/app:1`: Docker 1.0 and 1.1 used the name of an image for its folder (moby #6857)."""
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
 _FURTHER = "//"
 """The key of a payload in the second or a later archive of the file begins with this, since no member's name does. (The
@@ -195,7 +196,7 @@ class DockerArchiveSource(LegacySource):
         else:
             found = self._list_v1()
         if not (found.images or found.indexes or found.failures or failures):
-            raise foreign_tar(self.location, (member.name for member in self._members))
+            raise foreign_tar(self.location, self._members.names())
         return SourceListing(
             images=found.images,
             indexes=found.indexes,
@@ -319,15 +320,19 @@ class DockerArchiveSource(LegacySource):
 
     def _v1_layer_ids(self) -> list[str]:
         if self._v1_ids is None:
-            names = {member.name.partition("/")[0] for member in self._members if "/" in member.name}
+            files = (name.rpartition("/") for name in self._members.names())
+            folders = {folder for folder, slash, file in files if slash and file in ("json", "layer.tar")}
+            # A name with `/` makes nested folders. They count only with a layer, since any folder may have a `json`.
             found = {
                 name
-                for name in names
-                if is_safe_name(name) and (f"{name}/json" in self._members or f"{name}/layer.tar" in self._members)
+                for name in folders
+                if is_safe_name(name)
+                or (
+                    _FOLDER_NAME.fullmatch(name)
+                    and f"{name}/json" in self._members
+                    and f"{name}/layer.tar" in self._members
+                )
             }
-            # A name with `/` makes nested folders. They count only with a layer, since any folder may have a `json`.
-            named = filter(None, (_FOLDER_NAME.fullmatch(member.name) for member in self._members))
-            found.update(match[1] for match in named if f"{match[1]}/layer.tar" in self._members)
             self._v1_ids = sorted(found.union(filter(is_hex_id, self._members.unlisted)))
         return self._v1_ids
 

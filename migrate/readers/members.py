@@ -10,8 +10,10 @@ import contextlib
 import os
 import posixpath
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 
 from msgspec import Struct
 
@@ -29,7 +31,8 @@ from migrate.errors import (
 from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, LAYOUT_FILE
 from migrate.model.legacy import Origin, is_hex_id
 from migrate.storage.tree import Tree, TreeEntry
-from migrate.tar.index import Member, MemberKind, TarIndex
+from migrate.tar.index import TarIndex
+from migrate.tar.members import Member, MemberKind, MemberList
 
 _UNSAFE = re.compile(r"^/(?![^/]+\Z)|[\x00-\x1f]")
 PASSED = -1
@@ -66,30 +69,55 @@ class Members:
         self.repeated: set[str] = set()
         self.unlisted: dict[str, str] = {}
         """Directory → why it could not be listed. Whether it has a certain member is not known."""
-        self._members: dict[str, Member] = {}
-        for count, member in enumerate(found):
-            if count == limits.ARCHIVE_MEMBERS:
-                raise LimitError(f"{location}: more than {limits.ARCHIVE_MEMBERS:,} members (ARCHIVE_MEMBERS)")
-            name = clean_name(member.name)
-            if name is None:
-                shown = member.name.encode("utf-8", "backslashreplace").decode()
-                message = f"{location}: member {shown!r} is named outside the archive; left out"
-                self.problems.append(LeftOut(shown, "unsafe-name", message))
+        self._members = self._with_clean_names(found)
+        # A hash table of the names: the number of each name's member, plus 1. A dict would take four times the memory.
+        self._slots = array("I", bytes(4 * (2 * len(self._members) + 1)))
+        for number, name in enumerate(self._members.names()):
+            if not name:
                 continue
-            if name in self._members and member.kind is not MemberKind.DIRECTORY:
+            slot = self._slot(name)
+            if self._slots[slot] and self._members.kind(number) is not MemberKind.DIRECTORY:
                 # Docker would take the later one. But behind damage, a header may be a file inside a layer.
-                if sound is not None and count >= sound:
+                if sound is not None and number >= sound:
                     self.repeated.add(name)
                     continue
                 self.duplicates.add(name)
-            if name:
-                self._members[name] = member if name == member.name else member._replace(name=name)
+            self._slots[slot] = number + 1
+
+    def _with_clean_names(self, found: Iterable[Member]) -> MemberList:
+        """`found` with clean names. The root, and a member that is named outside the archive, have the name ""."""
+        members = found if isinstance(found, MemberList) else MemberList(islice(found, limits.ARCHIVE_MEMBERS + 1))
+        if len(members) > limits.ARCHIVE_MEMBERS:
+            raise LimitError(f"{self.location}: more than {limits.ARCHIVE_MEMBERS:,} members (ARCHIVE_MEMBERS)")
+        if all(name == clean_name(name) for name in members.names()):
+            return members
+        clean = MemberList()
+        for member in members:
+            name = clean_name(member.name)
+            if name is None:
+                shown = member.name.encode("utf-8", "backslashreplace").decode()
+                message = f"{self.location}: member {shown!r} is named outside the archive; left out"
+                self.problems.append(LeftOut(shown, "unsafe-name", message))
+            clean.append(member._replace(name=name or ""))
+        return clean
+
+    def _slot(self, name: str) -> int:
+        """The place in `_slots` that has the name's member, or the one where it would be put."""
+        slot = hash(name) % len(self._slots)
+        while (number := self._slots[slot]) and self._members.name(number - 1) != name:
+            slot = (slot + 1) % len(self._slots)
+        return slot
+
+    def _find(self, name: str) -> Member | None:
+        number = self._slots[self._slot(name)]
+        return self._members.member(number - 1, name) if number else None
 
     def __contains__(self, name: str) -> bool:
-        return name in self._members
+        return bool(self._slots[self._slot(name)])
 
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._members.values())
+    def names(self) -> Iterator[str]:
+        """The names in archive order. A name that is in the archive several times comes several times."""
+        return filter(None, self._members.names())
 
     def resolve(self, name: str) -> Member:
         """The regular file of a name. Symbolic and hard links in any part of the name are followed inside the archive.
@@ -98,10 +126,10 @@ class Members:
         FollowSymlinkInScope). Raises MissingLayerError (no such member), DamagedError (too many links, not a file),
         SourceError (in a directory that could not be listed).
         """
-        member = self._members.get(name)
+        member = self._find(name)
         if member is None or member.kind is not MemberKind.FILE:
             current = self._follow(name)
-            member = self._members.get(current)
+            member = self._find(current)
             if member is None:
                 # A member that is missing may be in a folder that could not be listed; then that error is the cause.
                 directory = current
@@ -146,7 +174,7 @@ class Members:
                 del done[-1:]
             elif part not in ("", "."):
                 done.append(part)
-                member = self._members.get("/".join(done))
+                member = self._find("/".join(done))
                 if member is not None and member.kind in (MemberKind.SYMLINK, MemberKind.HARDLINK):
                     return "/".join(done[:-1]), member, "/".join(waiting[::-1])
         return "/".join(done), None, ""
@@ -315,11 +343,11 @@ def clean_name(name: str) -> str | None:
 
     `/a` → `a`: buildpacks write such names, and Docker unpacks them below the archive's root.
     """
+    # The common case, without a search and without splitting: an archive may have a million names.
+    if name[:1] not in "./" and name[-1:] != "/" and "//" not in name and "/." not in name and name.isprintable():
+        return name
     if _UNSAFE.search(name):
         return None
-    # The common case, without splitting: an archive may have a million names.
-    if name[:1] not in "./" and name[-1:] != "/" and "//" not in name and "/." not in name:
-        return name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if ".." in parts else "/".join(parts)
 

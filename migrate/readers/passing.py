@@ -18,7 +18,8 @@ from migrate.model.legacy import Origin
 from migrate.readers.members import PASSED, Members, clean_name, is_archive_member
 from migrate.readers.wrapping import bytes_left, check_spool_room
 from migrate.tar.header import BLOCK
-from migrate.tar.index import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
+from migrate.tar.index import Damage, TarIndex, iter_members, looks_like_tar
+from migrate.tar.members import Member, MemberKind
 
 LARGE = 1024 * 1024
 """Layers of at least this size are not kept in the temporary file."""

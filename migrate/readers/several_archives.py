@@ -19,7 +19,8 @@ from migrate.documents.docker_archive import parse_archive_manifest, parse_repos
 from migrate.errors import MigrateError
 from migrate.layout.names import ARCHIVE_MANIFEST
 from migrate.readers.members import DOCUMENTS, REPOSITORIES, Members, TarMembers, clean_name, is_archive_member
-from migrate.tar.index import Damage, Member, MemberKind, TarIndex
+from migrate.tar.index import Damage, TarIndex
+from migrate.tar.members import Member, MemberKind, MemberList
 
 _ATTEMPTS = 20
 """The search ends after so many places in a row that do not end an archive."""
@@ -94,7 +95,7 @@ class _File(Struct, frozen=True):
             else:
                 last.damages.append(damage)
                 last.sound = len(last.members) if last.sound is None else last.sound
-                last.members += members
+                last.members.extend(members)
         last = found[-1]
         if left_out is None or left_out.resumed is None:
             last.damages += [left_out] if left_out is not None else []
@@ -201,7 +202,7 @@ class _File(Struct, frozen=True):
             for member in found:
                 names.append(set())
                 with suppress(MigrateError):
-                    content = self.members(TarIndex([member])).read(document)
+                    content = self.members(TarIndex(MemberList([member]))).read(document)
                     if document == REPOSITORIES:
                         names[-1].update(str(reference) for reference, _ in parse_repositories(content)[0])
                     else:
@@ -212,7 +213,7 @@ class _File(Struct, frozen=True):
                 yield f"an earlier {document} names {', '.join(lost)}; the last one, which is used, does not"
 
     def _is_whole(self, members: Sequence[Member]) -> bool:
-        return self.lacks_nothing(self.members(TarIndex(list(members))))
+        return self.lacks_nothing(self.members(TarIndex(MemberList(members))))
 
 
 def _may_begin(member: Member) -> bool:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from msgspec import Struct, field
 
@@ -29,6 +28,7 @@ from migrate.tar.header import (
     parse_number,
     read_fields,
 )
+from migrate.tar.members import Member, MemberKind, MemberList
 
 _WINDOW = 64 * 1024
 _PAGE = 4096
@@ -45,14 +45,6 @@ _OTHER_TAR = (
 )
 
 
-class MemberKind(StrEnum):
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symlink"
-    HARDLINK = "hardlink"
-    OTHER = "other"
-
-
 _REFUSED = {
     b"S": "sparse member {!r} (repack with tar without --sparse)",
     b"M": "the rest of {!r}, which begins in another volume (unpack all volumes with `tar -xM -f FIRST -f SECOND`, and "
@@ -66,20 +58,6 @@ _KINDS = {
     b"2": MemberKind.SYMLINK,
     b"5": MemberKind.DIRECTORY,
 }
-
-
-class Member(NamedTuple):
-    """One entry. `offset` and `size` give the place of its content in the archive, in bytes; `name` is as in the
-    header.
-
-    (A tuple, because an archive of many small images has tens of thousands of members.)
-    """
-
-    name: str
-    kind: MemberKind
-    offset: int
-    size: int
-    link: str
 
 
 IsExpected = Callable[[str], bool]
@@ -106,7 +84,7 @@ class Damage(Struct, frozen=True):
 class TarIndex(Struct):
     """All members in archive order. `sound`: the number of members before the first damage, None if there is none."""
 
-    members: list[Member] = field(default_factory=list)
+    members: MemberList = field(default_factory=MemberList)
     damages: list[Damage] = field(default_factory=list)
     sound: int | None = None
     places: list[int] = field(default_factory=list)

@@ -17,7 +17,8 @@ from migrate.blobio.extents import open_extent
 from migrate.blobio.limits import SMALL_FILE_BYTES, read_limited
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
 from migrate.storage.store import STATE_DIRECTORY
-from migrate.tar.index import Member, MemberKind, index_tar, looks_like_tar
+from migrate.tar.index import index_tar, looks_like_tar
+from migrate.tar.members import Member, MemberKind
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 

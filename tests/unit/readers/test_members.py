@@ -10,7 +10,7 @@ import pytest
 from migrate.errors import DamagedError, MissingLayerError
 from migrate.readers.members import Members, TreeMembers
 from migrate.storage.directory_tree import DirectoryTree
-from migrate.tar.index import Member, MemberKind
+from migrate.tar.members import Member, MemberKind
 
 
 def file(name: str) -> Member:

@@ -13,7 +13,8 @@ import pytest
 from migrate.blobio import limits
 from migrate.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
 from migrate.tar.header import BLOCK, parse_number, parse_pax
-from migrate.tar.index import IsExpected, MemberKind, TarIndex, index_tar, looks_like_tar
+from migrate.tar.index import IsExpected, TarIndex, index_tar, looks_like_tar
+from migrate.tar.members import MemberKind
 from tests.archives import pax_header
 
 LONG = "directory-of-some-length/" * 8 + "file"
@@ -209,7 +210,7 @@ def is_member(name: str) -> bool:
 
 
 CONTENT = build(outer, tarfile.GNU_FORMAT)
-WHOLE = scan(CONTENT).members
+WHOLE = [*scan(CONTENT).members]
 
 
 def without(*numbers: int) -> list[str]:
