@@ -25,7 +25,8 @@ from migrate.blobio.compression import HEAD_BYTES, detect_compression
 from migrate.compose.image import compose_image
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.other_places import Lent
-from migrate.convert.run import Conversion, PlannedImage
+from migrate.convert.planned import PlannedImage
+from migrate.convert.run import Conversion
 from migrate.convert.sources import OpenedSource
 from migrate.errors import MigrateError, NoImageError, UsageError
 from migrate.model.legacy import LegacyID, LegacyImage

@@ -26,6 +26,8 @@ from migrate.compose.image import SharedParts, compose_image
 from migrate.compose.names import untagged_reference, wanted_reference
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.other_places import OF_TARGET, Lent, OtherPlaces
+from migrate.convert.planned import PlannedImage
+from migrate.convert.portions import RecordedProgress, Share, divide
 from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images, without_documents
 from migrate.convert.repeat import run_key
 from migrate.convert.selection import (
@@ -56,7 +58,7 @@ from migrate.layout.names import plain_path
 from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
-from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, is_hex_id
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, is_hex_id
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress, SilentProgress
 from migrate.model.reference import Reference
@@ -80,21 +82,6 @@ if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
 
 HashedLayers = Mapping[JobKey, "HashedLayer | MigrateError"]
-Chain = tuple[LegacyLayer, ...]
-
-
-class PlannedImage(Struct):
-    """One image to convert. `order` is its place in the run and decides ties. `elsewhere` has the layers of its chain
-    that are read from another source, with the index of that source (see `Conversion.place`)."""
-
-    source_index: int
-    location: str
-    image: LegacyImage
-    order: int
-    chain: Chain = ()
-    index: ReadyIndex | None = None
-    lost_layer: LegacyID | None = None
-    elsewhere: dict[LegacyID, int] = field(default_factory=dict)
 
 
 class Outcome(Struct):
@@ -314,10 +301,7 @@ class Conversion(Struct):
         Images that cannot be converted are added to `failures`. Raises TargetError only.
         """
         planned = self.planned
-        # All layers of all images at once, so that a layer which several images share is read once.
-        self.hashed = self._rehash(planned, store)
-        self._take_content_of_target(store)
-        finished = [done for image in planned if (done := self._compose(image)) is not None]
+        finished = self._convert(planned, store) if store is not self.target else self._convert_shared(planned)
         # A manifest list of which every image failed has a failure of its own: no image has its names.
         alive = {id(image.index) for image in finished}
         lost = {id(image.index): image for image in planned if image.index is not None and id(image.index) not in alive}
@@ -329,6 +313,48 @@ class Conversion(Struct):
         self._measure_containers(finished)
         self.warnings += self._rootfs.warnings() if self._rootfs is not None else ()
         return finished + self._salvage(planned, finished)
+
+    def _convert(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> list[FinishedImage]:
+        # All layers of all images at once, so that a layer which several images share is read once.
+        self.hashed = self._rehash(planned, store)
+        self._take_content_of_target(planned, store)
+        return [done for image in planned if (done := self._compose(image)) is not None]
+
+    def _convert_shared(self, planned: Sequence[PlannedImage]) -> list[FinishedImage]:
+        """As `_convert` into the target, by several processes if the images are many and small."""
+        target, divided = self.target, None
+        if target is not None and target.can_be_shared and not (self.observer or self._passed):
+            divided = divide(planned, self.sources, self.options)
+        if target is None or divided is None:
+            return self._convert(planned, target)
+        from migrate.convert.shares import share  # with multiprocessing, which takes long to load
+
+        check_target_room(divided.layers, target, self.options)
+        total = sum(ref.size or 0 for ref in divided.layers)
+        self.progress.emit(Event(kind="stage", stage="compress", total_bytes=total, total_items=len(divided.layers)))
+        done = share(divided.portions, target, self._convert_portion, self.options.jobs, self.progress)
+        target.read_again()
+        finished: list[FinishedImage] = []
+        for number, portion in enumerate(divided.portions):
+            if (made := done.pop(number, None)) is None:
+                finished += self._convert(portion, target)
+            else:
+                finished += made.images
+                self.failures += made.failures
+                self.warnings += made.warnings
+                self.missing |= set(made.missing)
+        return finished
+
+    def _convert_portion(self, target: ImageTarget, portion: Sequence[PlannedImage]) -> Share:
+        """In another process."""
+        progress = RecordedProgress()
+        part = Conversion(self.sources, replace(self.options, jobs=1), target, progress, planned=portion)
+        images = list(without_documents(part._convert(portion, target)))
+        for image in images:
+            if any(hashed is not None and hashed.carried is not None for _, hashed in image.chain):
+                raise IntegrityError(f"{image.source}: a layer was changed after its beginning was read")
+            target.commit(image.composed, ())
+        return Share(images, part.failures, part.warnings, sorted(part.missing), progress.events)
 
     def _measure_containers(self, finished: Sequence[FinishedImage]) -> None:
         """Measures the containers and volumes of which no image was made, and warns about them: their data would be
@@ -456,11 +482,11 @@ class Conversion(Struct):
     def _same_content(self, layer: LegacyLayer) -> HashedLayer | None:
         return self.others.same_content(_claim(layer), self.hashed.values())
 
-    def _take_content_of_target(self, store: BlobTarget | None) -> None:
+    def _take_content_of_target(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> None:
         """Looks in the target for layers whose bytes no source has, by their diffIDs."""
         claims = (
             _claim(layer)
-            for image in self.planned
+            for image in planned
             for layer in image.chain
             if layer.payload is not None
             and isinstance(self.result_of(image, layer), MissingContentError)

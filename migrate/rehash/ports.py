@@ -70,6 +70,9 @@ class TargetMemory:
     def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
         """Remembers the size of a tar whose blob is remembered."""
 
+    def read_again(self) -> None:
+        """Forgets what was read of the records, to which another process has written."""
+
     def known_payload(self, place: str, /) -> bytes | None:
         """The facts that an earlier run remembered of a place in a source (`rehash.payload_memory`)."""
         del place

@@ -27,6 +27,7 @@ from migrate.storage.run_directory import RunDirectory, is_run_directory
 from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import (
     CREATE,
+    DIRECTORY,
     SYSTEM_CALLS,
     SystemCalls,
     WrongKindError,
@@ -287,6 +288,13 @@ class DirectoryStore(Store):
         with target_errors(self.location):
             self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if root_fd is None else root_fd
             self._folders = _Folders(self.location, self.root_fd, files, owner)
+
+    def reopened(self) -> DirectoryStore:
+        """A store of the same folder, also if its name now leads elsewhere, for another process."""
+        with target_errors(self.location):
+            # not a duplicate of the descriptor, which would share the position of listings
+            fd = os.open(".", DIRECTORY, dir_fd=self.root_fd)
+        return DirectoryStore(self.location, self.files, root_fd=fd, durable=self.durable)
 
     @property
     def _run(self) -> RunDirectory:

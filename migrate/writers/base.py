@@ -60,6 +60,19 @@ class ImageTarget(BlobTarget):
 
     # --- optional features -----------------------------------------------------------------------------------------
 
+    @property
+    def can_be_shared(self) -> bool:
+        """True if other processes of the run may write into the target (`reopened`)."""
+        return False
+
+    def reopened(self) -> ImageTarget:
+        """The target, for another process of this run, which writes images into it and finishes nothing. Only if
+        `can_be_shared`."""
+        raise NotImplementedError
+
+    def read_again(self) -> None:
+        """Called after other processes have written into the target: what is known of it is read anew."""
+
     def existing_images(self) -> Sequence[ExistingImage]:
         """The images in the target before this run, so that conflicts about their names are found."""
         return ()

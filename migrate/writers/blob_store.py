@@ -71,6 +71,11 @@ class BlobStore:
                         self._prove(digest, size, version)
             self.proofs.close()
 
+    def read_again(self) -> None:
+        self._found = None
+        if self.proofs is not None:
+            self.proofs.read_again()
+
     def _note_named(self, name: str, size: int, version: str | None) -> None:
         match = _HEX.search(name)
         if match is not None and self.path_of(digest := Digest(match[0])) == name:

@@ -24,6 +24,7 @@ from migrate.model.image import ComposedImage, Descriptor
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.rehash.ports import BlobWriter
+from migrate.storage.directory_store import DirectoryStore
 from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.writers.base import ImageTarget, index_entries
@@ -161,6 +162,17 @@ class OciLayout(ImageTarget):
                 file.publish(REPORT_NAME)
             self.store.flush()
             self._note_run()
+
+    @property
+    def can_be_shared(self) -> bool:
+        return isinstance(self.store, DirectoryStore)
+
+    def reopened(self) -> OciLayout:
+        assert isinstance(self.store, DirectoryStore)
+        return OciLayout(self.store.location, self._options, store=self.store.reopened())
+
+    def read_again(self) -> None:
+        self.memory.read_again()
 
     def begin_run(self) -> None:
         if not self._is_new:

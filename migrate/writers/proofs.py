@@ -103,6 +103,10 @@ class Proofs:
                 known.add(proof)
                 self._record.append(proof.hex().encode("ascii") + b"\n")
 
+    def read_again(self) -> None:
+        with self._lock:
+            self._known = None
+
     def close(self) -> None:
         with self._lock:
             self._record.close()

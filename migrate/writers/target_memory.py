@@ -85,6 +85,11 @@ class RecordedMemory(TargetMemory):
             self._blobs.note_content(blob.digest, blob.size, diff_id)
         return right
 
+    def read_again(self) -> None:
+        with self._lock:
+            self._known = self._payloads = None
+            self._blobs.read_again()
+
     # --- layers --------------------------------------------------------------------------------------------------
 
     def known_blob(

@@ -1,0 +1,127 @@
+"""Many small images are shared over processes: Python runs one thread at a time, and most of their time is Python's.
+
+Processes of this program are forked, and so have the open archive and all that was read of it. Each takes one portion
+of the images after the other (`convert.portions`), writes the layers and documents into the target, as another run
+could do at the same time, and returns the images, packed.
+
+The result is the same as that of one process. So images are shared only if their layers cannot influence each other:
+small plain tars in an archive, each of which gives the same blob wherever it is compressed. A portion that a process
+does not finish, for whatever reason, is converted by the main process, which then meets the error itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Final
+
+import msgspec
+
+from migrate.convert.portions import Portion, Share
+from migrate.model.progress import Progress
+from migrate.writers.base import ImageTarget
+
+_NUMBER: Final = struct.Struct("<I")
+_END: Final = b""
+_HELD: Final = {signal.SIGINT, signal.SIGTERM}
+_PATIENCE: Final = 5.0
+"""Seconds. A process that has sent its end has only to exit."""
+
+
+Convert = Callable[[ImageTarget, Portion], Share]
+_encode: Final = msgspec.msgpack.Encoder(enc_hook=bytes).encode  # the documents of images are assembled here
+_decode: Final = msgspec.msgpack.Decoder(Share, dec_hook=lambda _, value: value).decode
+
+
+def share(
+    portions: Sequence[Portion], target: ImageTarget, convert: Convert, processes: int, progress: Progress
+) -> dict[int, Share]:
+    """What processes made of the portions, by their numbers. Portions that no process has finished are missing."""
+    context = get_context("fork")
+    numbers, last = os.pipe()
+    os.write(last, b"".join(_NUMBER.pack(number) for number in range(len(portions))))
+    os.close(last)
+    children: list[BaseProcess] = []
+    working: dict[Connection, dict[int, Share]] = {}
+    done: dict[int, Share] = {}
+    try:
+        for _ in range(min(processes, len(portions))):
+            mine, its = context.Pipe(duplex=False)
+            working[mine] = {}
+            child: BaseProcess = context.Process(
+                target=_work, args=(portions, target, convert, numbers, its, list(working)), daemon=True
+            )
+            with _signals_held():
+                child.start()
+            children.append(child)
+            its.close()
+        while working:
+            for one in wait(list(working)):
+                assert isinstance(one, Connection)
+                try:
+                    message = one.recv_bytes()
+                except (EOFError, OSError):  # its blobs are perhaps not durable, so nothing of it counts
+                    del working[one]
+                    continue
+                if message == _END:
+                    done |= working.pop(one)
+                    continue
+                made = _decode(message[_NUMBER.size :])
+                working[one][_NUMBER.unpack_from(message)[0]] = made
+                for event in made.events:
+                    progress.emit(event)
+    finally:
+        os.close(numbers)
+        for child in children:
+            _end(child, at_once=bool(working))
+    return done
+
+
+def _work(
+    portions: Sequence[Portion],
+    target: ImageTarget,
+    convert: Convert,
+    numbers: int,
+    results: Connection,
+    not_mine: Sequence[Connection],
+) -> None:
+    # A terminal sends Ctrl-C to all processes; the main process ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    for connection in not_mine:  # otherwise nobody would notice that the main process was killed
+        connection.close()
+    try:
+        with closing(target.reopened()) as own:
+            while number := os.read(numbers, _NUMBER.size):
+                made = convert(own, portions[_NUMBER.unpack(number)[0]])
+                results.send_bytes(number + _encode(made))
+            own.flush()
+        results.send_bytes(_END)
+    except Exception:  # noqa: BLE001 - the main process converts what is not finished, and meets the error itself
+        os._exit(1)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Holds the signals that a new process would treat as the main process does, until it has its own handlers."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+
+
+def _end(child: BaseProcess, *, at_once: bool) -> None:
+    if at_once:  # the target is valid after a kill at any moment
+        child.terminate()
+    child.join(_PATIENCE)
+    if child.is_alive():
+        child.kill()
+        child.join()
