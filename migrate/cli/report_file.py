@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES, read_limited
@@ -84,7 +85,7 @@ def _parse(raw: bytes, where: str) -> Report:
         raise DocumentError(f"{where}: {error.message}") from error
 
 
-def parse_map_file(path: Path, wanted: Callable[[str], bool] | None = None) -> tuple[MappedImage, ...]:
+def parse_map_file(path: str | PathLike[str], wanted: Callable[[str], bool] | None = None) -> tuple[MappedImage, ...]:
     """Raises SourceUnreadableError and DocumentError."""
     try:
         return parse_map(_read(path, CATALOG_BYTES), wanted=wanted)
@@ -92,7 +93,7 @@ def parse_map_file(path: Path, wanted: Callable[[str], bool] | None = None) -> t
         raise DocumentError(f"{path}: {error.message}") from error
 
 
-def _read(path: Path, limit: int) -> bytes:
+def _read(path: str | PathLike[str], limit: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO must not block
         with open(descriptor, "rb") as stream:

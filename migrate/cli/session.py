@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,11 +49,11 @@ def set_up_logging(values: dict[str, Any]) -> None:
 def refuse_swapped(sources: Sequence[str], target: str) -> None:
     """Raises UsageError if sources and target seem to be swapped: no source exists, and the target is a file, or a
     directory that is neither empty nor an OCI layout."""
-    place = Path(target)
     names = [plain_path(source) for source in sources]
     if any("://" in name or name == "-" or os.path.lexists(name) for name in names):
         return
-    if place.is_file() or (place.is_dir() and not (place / LAYOUT_FILE).exists() and any(place.iterdir())):
+    is_folder = os.path.isdir(target) and not os.path.exists(os.path.join(target, LAYOUT_FILE))
+    if os.path.isfile(target) or (is_folder and os.listdir(target)):
         raise UsageError(f"{names[0]} does not exist and {target} does: the sources come first, then the TARGET")
 
 
@@ -67,7 +66,11 @@ def spool_directory(target: str) -> str | None:
     path = target_path(target)
     if os.environ.get("TMPDIR") or path is None:
         return None
-    return next((str(parent) for parent in Path(path).absolute().parents if parent.is_dir()), None)
+    absolute = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    parent = os.path.dirname(absolute.rstrip("/")) or "/"
+    while not os.path.isdir(parent):
+        parent = os.path.dirname(parent)
+    return parent
 
 
 def write_page(report: Report, outputs: Outputs) -> None:
@@ -86,12 +89,12 @@ def keep_map(report: Report, values: Mapping[str, Any]) -> None:
     from migrate.layout.names import MAP_NAME
     from migrate.report.mapping import map_images
 
-    target, path = values.get("target") or "", Path(values["report"])
+    target, path = values.get("target") or "", values["report"]
     if report.dry_run or not report.images or not target.startswith(("oci-archive:", "docker-archive:", "docker://")):
         return
-    if values["report"] == "-" or not path.is_file():
+    if path == "-" or not os.path.isfile(path):
         return
-    kept = path.parent / MAP_NAME
+    kept = os.path.join(os.path.dirname(path), MAP_NAME)
     rows = map_images(report)
     # Names that this run gave to its images are removed from the older rows of the map.
     granted: dict[str, set[Digest]] = {}
@@ -99,7 +102,7 @@ def keep_map(report: Report, values: Mapping[str, Any]) -> None:
         for name in row.names:
             granted.setdefault(name, set()).update(() if row.manifest_digest is None else [row.manifest_digest])
     known = parse_map_file(kept) if os.path.lexists(kept) else ()
-    with replaced_file(str(kept)) as stream:
+    with replaced_file(kept) as stream:
         stream.write(encode_map(rename_rows(merge_rows([*known, *rows]), granted, complete=False)))
 
 

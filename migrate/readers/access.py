@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
 from migrate.blobio.source_files import scan_source
@@ -42,6 +41,8 @@ def may_read_trusted() -> bool:
 
 
 def _has_one_of(capabilities: int) -> bool:
+    from pathlib import Path  # not needed for an archive
+
     try:
         status = Path("/proc/self/status").read_text()
         users = Path("/proc/self/uid_map").read_text().split()

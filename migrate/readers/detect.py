@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from msgspec.structs import replace
@@ -191,12 +190,13 @@ def _only_type(location: str, tree: Tree) -> SourceType:
 
 
 def _mode_of(location: str) -> int:
-    path = Path(location)
     try:
-        return path.stat().st_mode
+        return os.stat(location).st_mode
     except FileNotFoundError as error:
-        if path.is_symlink():
-            raise SourceUnreadableError(f"{location}: is a link to {os.readlink(path)}, which is not there") from error
+        if os.path.islink(location):
+            raise SourceUnreadableError(
+                f"{location}: is a link to {os.readlink(location)}, which is not there"
+            ) from error
         hint = _advice(location)
         raise SourceUnreadableError(f"{location}: {error.strerror}{f' ({hint})' if hint else ''}") from error
     except PermissionError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from pathlib import Path
+from os import PathLike
 from typing import BinaryIO, Protocol
 
 from migrate.blobio.source_files import open_source_file
@@ -127,7 +127,7 @@ class StreamBlocks(Blocks):
         self._stream.close()
 
 
-def open_device(path: Path) -> FileBlocks:
+def open_device(path: PathLike[str]) -> FileBlocks:
     """A file or block device that the user named. Symbolic links are followed. Raises SourceError."""
     try:
         # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import BinaryIO, Final, cast
 
 from migrate.errors import TargetError
@@ -55,21 +55,21 @@ _FATAL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 """After one of these errors of a link, a copy would fail, too."""
 
 
-def make_durable_directory(path: Path, files: SystemCalls = SYSTEM_CALLS) -> list[Path]:
+def make_durable_directory(path: str | PathLike[str], files: SystemCalls = SYSTEM_CALLS) -> list[str]:
     """Makes `path` and the folders above it that are missing. On return the new names are on the disk. Returns the
     folders that were made, the deepest first. Raises OSError."""
-    made: list[Path] = []
-    missing = [path]
-    while not missing[-1].parent.exists():
-        missing.append(missing[-1].parent)
+    made: list[str] = []
+    missing = [os.fspath(path).rstrip("/") or "/"]
+    while not os.path.exists(parent := _parent(missing[-1])):
+        missing.append(parent)
     for directory in reversed(missing):
         try:
-            files.make_directory(str(directory))
+            files.make_directory(directory)
         except FileExistsError:
             continue
         made.insert(0, directory)
         # A new name is durable only after its folder was synced (fsync(2)).
-        fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(_parent(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             files.sync_directory(fd)
         finally:
@@ -77,12 +77,16 @@ def make_durable_directory(path: Path, files: SystemCalls = SYSTEM_CALLS) -> lis
     return made
 
 
-def remove_empty(directories: Iterable[Path]) -> None:
+def _parent(path: str) -> str:
+    return os.path.dirname(path) or "."
+
+
+def remove_empty(directories: Iterable[str]) -> None:
     """Removes the folders that `make_durable_directory` has made. A folder that is not empty stays, and those above
     it."""
     with contextlib.suppress(OSError):
         for directory in directories:
-            directory.rmdir()
+            os.rmdir(directory)
 
 
 def _is_private(status: os.stat_result, owners: Collection[int], writers: int) -> bool:
@@ -258,13 +262,13 @@ class DirectoryStore(Store):
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | PathLike[str],
         files: SystemCalls = SYSTEM_CALLS,
         *,
         root_fd: int | None = None,
         durable: bool = True,
         owner: int | None = None,
-        made: Sequence[Path] = (),
+        made: Sequence[str] = (),
     ) -> None:
         """`root_fd`: a descriptor of `root`, if it is open already; the store closes it. `made`: the root and the
         directories above it, if they were made for this store, the deepest first."""

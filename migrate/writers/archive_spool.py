@@ -50,7 +50,7 @@ class ArchiveSpool:
         self._files = files
         self._path = Path(target)
         self._parent_fd = self._lock_fd = -1
-        self._made: list[Path] = []
+        self._made: list[str] = []
         with target_errors(target):
             mode = None if target == "-" or not self._path.exists() else self._path.stat().st_mode
             if mode is not None and stat.S_ISDIR(mode):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Final
 
 from migrate.blobio.limits import CATALOG_BYTES, SMALL_FILE_BYTES
@@ -56,7 +56,7 @@ class OciLayout(ImageTarget):
 
     def __init__(
         self,
-        location: str | Path,
+        location: str | PathLike[str],
         options: ConvertOptions,
         *,
         files: SystemCalls = SYSTEM_CALLS,

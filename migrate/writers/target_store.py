@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from os import PathLike
 from typing import Final
 
 from migrate.errors import TargetError
@@ -18,18 +18,18 @@ from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls, target_errors
 _BLOCK: Final = 1024 * 1024
 
 
-def open_store(location: str | Path, kind: str, files: SystemCalls = SYSTEM_CALLS) -> Store:
+def open_store(location: str | PathLike[str], kind: str, files: SystemCalls = SYSTEM_CALLS) -> Store:
     """`kind` names the kind of target in errors, such as "an OCI layout". Raises TargetError, and UsageError for a URL
     that needs a library which is not installed."""
-    text = str(location)
+    text = os.fspath(location)
     if is_url(text):
         from migrate.storage.bucket_store import BucketStore
 
         return BucketStore(text)
-    path = Path(location)
+    path = text.rstrip("/") or "/"
     # `lexists`, so that a dangling link gets this message, too
     if os.path.lexists(path) and not os.path.isdir(path):
-        found = f"is a link to {os.readlink(path)}, not to a directory" if path.is_symlink() else "is a file"
+        found = f"is a link to {os.readlink(path)}, not to a directory" if os.path.islink(path) else "is a file"
         raise TargetError(
             f"{path}: {found}; {kind} is a directory (a file is written by oci-archive:FILE or docker-archive:FILE)"
         )
