@@ -13,9 +13,8 @@ from migrate.blobio.several import in_threads
 from migrate.errors import UsageError
 from migrate.layout.names import plain_path
 from migrate.model.options import ConvertOptions
-from migrate.storage.bucket import is_url
 from migrate.storage.directory_store import DirectoryStore
-from migrate.storage.store import STATE_DIRECTORY, AppendedFile
+from migrate.storage.store import STATE_DIRECTORY, AppendedFile, is_url
 from migrate.storage.syscalls import target_errors
 from migrate.writers.oci_layout import OciLayout
 from migrate.writers.open_target import parse_target

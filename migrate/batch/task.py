@@ -40,9 +40,8 @@ from migrate.readers.parts import is_called_archive
 from migrate.rehash.blobs import BlobOutput, MeasuredBlobs
 from migrate.rehash.merge import choose_blobs
 from migrate.rehash.ports import BlobTarget
-from migrate.storage.bucket import is_url
 from migrate.storage.directory_store import DirectoryStore
-from migrate.storage.store import Store
+from migrate.storage.store import Store, is_url
 
 _PUBLISH_BYTES: Final = 32 * 1024 * 1024
 """After this many bytes of new blobs, they are published in the middle of a task, so that other workers find them."""

@@ -31,8 +31,6 @@ from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
 from migrate.report.units import count
-from migrate.storage.bucket import open_tree
-from migrate.storage.named_files import NamedFiles
 
 _ARCHIVES: Final = ("docker-archive", "oci-archive")
 _MAPPED: Final = ("oci", "registry-storage")
@@ -99,6 +97,9 @@ class EarlierImages:
     def _read_map(self) -> Iterable[MappedImage]:
         """The rows of the target's map or, without one, of its report, in the same way as `writers.target_map`."""
         if self._prefix in _MAPPED:
+            from migrate.storage.bucket import open_tree
+            from migrate.storage.named_files import NamedFiles
+
             with suppress(MigrateError):
                 files = NamedFiles(open_tree(self.location))
                 try:

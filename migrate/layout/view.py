@@ -32,8 +32,9 @@ from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
 from migrate.model.reference import Reference
-from migrate.storage.bucket import is_url, open_tree
+from migrate.storage.bucket import open_tree
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.store import is_url
 from migrate.storage.syscalls import target_errors
 from migrate.storage.tar_tree import TarTree
 from migrate.storage.tree import Tree

@@ -27,27 +27,8 @@ from migrate.errors import (
 from migrate.layout.names import split_prefix
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
-from migrate.readers.access import check_readable
 from migrate.readers.base import LegacySource
-from migrate.readers.finding import find_sources, inside_of
 from migrate.readers.members import is_archive_member
-from migrate.readers.not_a_source import (
-    TEXT_COPY,
-    altered_form,
-    foreign_folder,
-    foreign_form,
-    is_text_copy,
-    name_of_image,
-    other_part,
-    twice_compressed,
-)
-from migrate.readers.wrapping import Opener, bytes_left, is_regular_file, may_be_disk, spool_whole
-from migrate.storage.blocks import FileBlocks
-from migrate.storage.bucket import bring_object, is_url, open_tree
-from migrate.storage.directory_tree import DirectoryTree
-from migrate.storage.named_files import NamedFiles, require_readable
-from migrate.storage.syscalls import target_error
-from migrate.storage.tree import SubTree, Tree
 from migrate.tar.index import (
     Damage,
     FileWindow,
@@ -61,7 +42,11 @@ from migrate.tar.index import (
 from migrate.tar.members import Member, MemberKind
 
 if TYPE_CHECKING:
+    from migrate.readers.wrapping import Opener
+    from migrate.storage.tree import Tree
     from migrate.tar.records import Record
+
+# Most sources are plain archives. What other sources and errors need is imported by the functions that need it.
 
 STDIN = "-"
 _RAW_HEAD = 1024 * 1024
@@ -99,9 +84,13 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
     if "://" in location:
         return _open_url(location, options)
     if stat.S_ISDIR(_mode_of(location)):
+        from migrate.storage.directory_tree import DirectoryTree
+
         try:
             return open_in_tree(location, DirectoryTree(location), options)
         except PermissionSourceError:
+            from migrate.readers.access import check_readable
+
             # The user gets the number of unreadable files, and not one after the other in several runs.
             check_readable([location])
             raise
@@ -114,6 +103,8 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
     try:
         return open_archive(location, fd, options)
     except SourceError as error:
+        from migrate.readers.not_a_source import other_part
+
         other = other_part(location)
         if other is None:
             raise
@@ -124,6 +115,10 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
 
 def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
     """The source in `tree`, which is taken over. `location` is the text that the user gave."""
+    from migrate.readers.finding import inside_of
+    from migrate.readers.wrapping import is_regular_file
+    from migrate.storage.tree import SubTree
+
     try:
         inside = inside_of(options)
         if inside is not None:
@@ -142,6 +137,7 @@ def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySourc
 def detect(tree: Tree) -> list[SourceType]:
     """All types of source that the tree may be. Raises SourceError if it cannot be listed."""
     from migrate.readers import docker_archive, docker_root, manifest_folders, registry_v1, registry_v2
+    from migrate.storage.named_files import NamedFiles
 
     files = NamedFiles(tree)
     # A registry's manifest.json is an object, that of `docker save` is an array. Both have blobs beside them, so this
@@ -161,6 +157,9 @@ def detect(tree: Tree) -> list[SourceType]:
 
 
 def _only_type(location: str, tree: Tree) -> SourceType:
+    from migrate.readers.finding import find_sources
+    from migrate.readers.not_a_source import foreign_folder
+
     try:
         found = detect(tree)
     except SourceUnreadableError:
@@ -214,10 +213,14 @@ def _advice(location: str) -> str | None:
         return f"images of a running engine are read through an archive: `docker save {name} | migrate convert - OUT`"
     if colon and os.path.exists(path):
         return f"images are chosen by --image: write {path} --image {name}"
+    from migrate.readers.not_a_source import name_of_image
+
     return name_of_image(location)
 
 
 def _opener(options: ReadOptions, depth: int = 0) -> Opener:
+    from migrate.readers.wrapping import Opener
+
     return Opener(open_in_tree, open_archive, detect, options, depth)
 
 
@@ -231,8 +234,8 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
     try:
         # Before the first decompressed byte is read: decompressing such a copy fails, with an error that gives no hint
         # at the cause.
-        if isinstance(content, PlainStream) and is_text_copy(_raw_head(fd), is_damaged=False):
-            raise UnfitSourceError(f"{location}: {TEXT_COPY}")
+        if isinstance(content, PlainStream):
+            _refuse_text_copy(location, fd, is_damaged=False)
         head = content.head()
         if not head:
             raise UnrecognisedSourceError(f"{location}: is empty")
@@ -243,6 +246,7 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
             if _allows_archive(options) and _is_archive(content.head(_SNIFFED_HEAD)):
                 passing = PassingArchive(location, content, options.temporary_directory, open_tar_members)
                 return DockerArchiveSource(location, passing, salvage=options.salvage)
+            from migrate.readers.wrapping import bytes_left, spool_whole
             from migrate.storage.disk.formats import looks_like_image
 
             if not looks_like_tar(head) and not looks_like_image(content.head(_SNIFFED_HEAD)):
@@ -256,6 +260,9 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
         if begins_tar(head):
             is_archive, records = _begin_records(content.fd, location)
         else:
+            from migrate.readers.wrapping import may_be_disk
+            from migrate.storage.blocks import FileBlocks
+
             blocks = FileBlocks(os.dup(content.fd), location)
             if may_be_disk(blocks):
                 # An image can name other files, such as a backing file, which are looked for beside it. Inside another
@@ -280,8 +287,8 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
                 raise UnrecognisedSourceError(f"{location}: holds no source {place}")
         index = index_tar(content.fd, location, is_archive_member)
         # Only with damage: a sound tar may consist of text files with CR LF.
-        if index.damages and is_text_copy(_raw_head(content.fd), is_damaged=True):
-            raise UnfitSourceError(f"{location}: {TEXT_COPY}")
+        if index.damages:
+            _refuse_text_copy(location, content.fd, is_damaged=True)
         members = open_tar_members(location, content.fd, content.size, index)
         return DockerArchiveSource(location, members, salvage=options.salvage)
     except BaseException:
@@ -360,16 +367,22 @@ def _is_own_member(name: str) -> bool:
     return is_archive_member(name) and top not in ("repositories", "blobs", "blobs/sha256")
 
 
-def _raw_head(fd: int) -> bytes:
-    """The first bytes of a file, not decompressed; b"" for a pipe."""
+def _refuse_text_copy(location: str, fd: int, *, is_damaged: bool) -> None:
+    """Raises UnfitSourceError for a file that was copied as text. `is_damaged`: it is a tar with damage."""
+    from migrate.readers.not_a_source import TEXT_COPY, is_text_copy
+
     try:
-        return os.pread(fd, _RAW_HEAD, 0)
-    except OSError:
-        return b""
+        head = os.pread(fd, _RAW_HEAD, 0)  # not decompressed
+    except OSError:  # a pipe
+        return
+    if is_text_copy(head, is_damaged=is_damaged):
+        raise UnfitSourceError(f"{location}: {TEXT_COPY}")
 
 
 def _no_archive(location: str, head: bytes, *, is_compressed: bool) -> SourceUnreadableError:
     """The error for a file that is neither a tar nor a disk image. `head`: its first bytes, decompressed."""
+    from migrate.readers.not_a_source import altered_form, foreign_form, twice_compressed
+
     if is_compressed and (what := twice_compressed(head)) is not None:
         return UnfitSourceError(f"{location}: is {what}")
     if (what := foreign_form(head)) is not None:
@@ -387,6 +400,11 @@ def _no_archive(location: str, head: bytes, *, is_compressed: bool) -> SourceUnr
 
 def _open_url(location: str, options: ReadOptions) -> LegacySource:
     """`docker://…`, or an archive or a tree of objects at any URL that fsspec opens, recognised by its content."""
+    from migrate.storage.bucket import bring_object, open_tree
+    from migrate.storage.named_files import NamedFiles, require_readable
+    from migrate.storage.store import is_url
+    from migrate.storage.syscalls import target_error
+
     source_type = options.source_type
     if location.startswith("docker://"):
         from migrate.readers.remote_registry import RegistryOverHttp
@@ -418,6 +436,8 @@ def _open_url(location: str, options: ReadOptions) -> LegacySource:
 
 def _open_as(source_type: SourceType, location: str, tree: Tree, options: ReadOptions) -> LegacySource:
     """Opens the reader of `source_type`. Only the module of that reader is imported, which makes a start faster."""
+    from migrate.storage.named_files import NamedFiles
+
     match source_type:
         case SourceType.DOCKER_ARCHIVE:
             from migrate.readers.docker_archive import DockerArchiveSource

@@ -51,15 +51,13 @@ from migrate.model.legacy import (
 from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource, TakeLayer
 from migrate.readers.members import DOCUMENTS, REPOSITORIES, Members, TarMembers, clean_name, is_archive_member
-from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.passing import PassingArchive
-from migrate.storage.tree import Tree, TreeEntry
 from migrate.tar.index import TarIndex
-from migrate.tar.known_blobs import known_blob
 from migrate.tar.members import Member
 
 if TYPE_CHECKING:
     from migrate.readers.oci_content import OciContent
+    from migrate.storage.tree import Tree, TreeEntry
 
 _FOLDER_NAME = re.compile(r"(?:[^/]+/)+[^/:]+:[^/:]+")
 """A folder `team/app:1`: Docker 1.0 and 1.1 used the name of an image for its folder (moby #6857)."""
@@ -196,6 +194,8 @@ class DockerArchiveSource(LegacySource):
         else:
             found = self._list_v1()
         if not (found.images or found.indexes or found.failures or failures):
+            from migrate.readers.not_a_source import foreign_tar
+
             raise foreign_tar(self.location, self._members.names())
         return SourceListing(
             images=found.images,
@@ -604,6 +604,8 @@ class DockerArchiveSource(LegacySource):
                     f"{self.location}: {name} has 0 bytes, in place of the layer with diffID {diff_id}", layer=legacy_id
                 )
         except (MissingContentError, DamagedError) as error:  # DamagedError: a link that leads to no file
+            from migrate.tar.known_blobs import known_blob
+
             is_known = known_blob(diff_id) is not None  # an empty tar, whose bytes follow from its diffID
             absent = None if is_known else error.message
             ref = PayloadRef(key=str(diff_id), digest=diff_id if is_known else None, absent=absent)

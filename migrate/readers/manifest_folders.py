@@ -33,8 +33,8 @@ from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
 from migrate.readers.manifest_source import StoredManifestSource
 from migrate.readers.registry_images import RegistryImages, open_checked
-from migrate.storage.bucket import is_url
 from migrate.storage.named_files import Entry, NamedFiles
+from migrate.storage.store import is_url
 from migrate.tar.known_blobs import known_blob
 
 MANIFEST: Final = "manifest.json"

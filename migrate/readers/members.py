@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -30,9 +31,11 @@ from migrate.errors import (
 )
 from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, LAYOUT_FILE
 from migrate.model.legacy import Origin, is_hex_id
-from migrate.storage.tree import Tree, TreeEntry
 from migrate.tar.index import TarIndex
 from migrate.tar.members import Member, MemberKind, MemberList
+
+if TYPE_CHECKING:
+    from migrate.storage.tree import Tree, TreeEntry
 
 _UNSAFE = re.compile(r"^/(?![^/]+\Z)|[\x00-\x1f]")
 PASSED = -1

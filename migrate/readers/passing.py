@@ -16,7 +16,6 @@ from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
 from migrate.readers.members import PASSED, Members, clean_name, is_archive_member
-from migrate.readers.wrapping import bytes_left, check_spool_room
 from migrate.tar.header import BLOCK
 from migrate.tar.index import Damage, TarIndex, iter_members, looks_like_tar
 from migrate.tar.members import Member, MemberKind
@@ -68,6 +67,8 @@ class PassingArchive:
         spool = Spool(self._directory, self._location)
         try:
             if take is None:
+                from migrate.readers.wrapping import bytes_left, check_spool_room  # few runs need it
+
                 check_spool_room(self._location, bytes_left(self._stream.fd), spool)  # all of the archive is kept
             window = _Forward(self._stream, self._location)
             index = TarIndex()

@@ -24,6 +24,7 @@ from migrate.errors import (
 )
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.ranges import RANGE_BYTES, RangeStream
+from migrate.storage.store import is_url
 from migrate.storage.tree import Facts, OpenedFile, Tree, TreeEntry, entries_of
 
 _FIRST_BYTES: Final = 1024 * 1024
@@ -33,12 +34,6 @@ _KEPT_BYTES: Final = 64 * 1024 * 1024
 _BATCH: Final = 256
 """Number of small objects that are fetched at once, and held in memory meanwhile."""
 _CONNECTIONS: Final = 16
-
-
-def is_url(location: str) -> bool:
-    """True for `s3://bucket/prefix` and other URLs; False for a plain path and for `docker://`."""
-    scheme, separator, _ = location.partition("://")
-    return bool(separator) and scheme.isalnum() and scheme != "docker"
 
 
 def open_tree(location: str) -> Tree:

@@ -23,6 +23,12 @@ NOT_OURS = frozenset({"lost+found"})
 _BLOCK = 1024 * 1024
 
 
+def is_url(location: str) -> bool:
+    """True for `s3://bucket/prefix` and other URLs; False for a plain path and for `docker://`."""
+    scheme, separator, _ = location.partition("://")
+    return bool(separator) and scheme.isalnum() and scheme != "docker"
+
+
 class NewFile(Protocol):
     """A file that has no name yet. If its context ends without `publish`, it is removed. Raises TargetError."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from migrate.errors import UsageError
 from migrate.layout.names import PATH_PREFIXES, REGISTRY_PREFIX, plain_path, split_prefix
 from migrate.model.options import ConvertOptions
-from migrate.storage.bucket import is_url
+from migrate.storage.store import is_url
 
 if TYPE_CHECKING:
     from migrate.writers.base import ImageTarget

@@ -19,8 +19,7 @@ from typing import Final
 from migrate.blobio.limits import REPORT_BYTES
 from migrate.errors import TargetError
 from migrate.layout.names import REPORT_NAME
-from migrate.storage.bucket import is_url
-from migrate.storage.store import STATE_DIRECTORY, Store
+from migrate.storage.store import STATE_DIRECTORY, Store, is_url
 from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.writers.proofs import RecordFile
 from migrate.writers.target_memory import LAYERS

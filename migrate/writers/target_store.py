@@ -10,9 +10,8 @@ from typing import Final
 
 from migrate.errors import TargetError
 from migrate.model.digest import Digest
-from migrate.storage.bucket import is_url
 from migrate.storage.directory_store import DirectoryStore, make_durable_directory
-from migrate.storage.store import NewFile, Store
+from migrate.storage.store import NewFile, Store, is_url
 from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls, target_errors
 
 _BLOCK: Final = 1024 * 1024

@@ -7,9 +7,10 @@ import pytest
 
 from migrate.distribution.repositories import iter_repositories
 from migrate.errors import DamagedError, LimitError, SourceError, UsageError
-from migrate.storage.bucket import BucketTree, is_url, open_filesystem
+from migrate.storage.bucket import BucketTree, open_filesystem
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import Entry, MissingFileError, NamedFiles
+from migrate.storage.store import is_url
 from tests.trees import BareTree
 
 
