@@ -76,7 +76,6 @@ from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_target_room, check_target_room_for_streams
 from migrate.writers.open_target import name_warnings, open_target, parse_target
 from migrate.writers.registry_names import UNTAGGED
-from migrate.writers.run_memory import repeat_run
 
 if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
@@ -148,6 +147,8 @@ class Conversion(Struct):
         key = None
         if prefix == "oci" and not rest.keys() - {"progress", "report_options"}:
             key = run_key(locations, options, rest.get("report_options", {}))
+            from migrate.writers.run_memory import repeat_run  # not for a plan, which has no target
+
             if key is not None and (raw := repeat_run(place, key, utc_now(), utc_now)) is not None:
                 from migrate.report.parse import parse_report
 
