@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Final, cast
 
 from msgspec import Struct
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.blobio.limits import STORED_RATIO
-from migrate.errors import MigrateError
+from migrate.errors import InterruptedRunError, MigrateError
 from migrate.model.digest import DiffID, Digest
-from migrate.rehash.workers import most_helpers
+from migrate.rehash.workers import Workers, most_helpers
 from migrate.verify.files import Files
 from migrate.verify.findings import Findings
 
@@ -25,9 +25,6 @@ _SPLIT_BYTES: Final = 8 * 1024 * 1024
 """Smaller layers are not split: it would gain nothing."""
 _PART_BYTES: Final = 8 * 1024 * 1024
 """Largest size of a part. Layers that this program writes have members of a megabyte; others are not split."""
-_MEMBER_HEADS: Final = {"gzip": 10, "zstd": 9}
-"""Number of bytes that are equal at the start of all members of one blob: a gzip header without a name, and the header
-of a zstd frame."""
 
 
 class HashedFile(Struct, frozen=True, kw_only=True):
@@ -39,11 +36,7 @@ class HashedFile(Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class _StoppedError(Exception):
-    """Ends a worker after another worker failed or the user interrupted. Used in this module only."""
-
-
-def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings: Findings) -> dict[str, HashedFile]:
+def hash_files(files: Files, unpack: Mapping[str, bool], jobs: int, findings: Findings) -> dict[str, HashedFile]:
     """Hashes each file of `unpack`, and decompresses those for which the value is True.
 
     Hashing and decompression release Python's lock, so threads use all cores. The largest files are read first, so that
@@ -54,38 +47,36 @@ def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings:
     left = sum(sizes[name] for name in order)
     findings.stage("verify", left, len(order))
     # more threads than files are of use only to decompress parts of a large layer
-    workers = min(workers, max(len(order), most_helpers()))
-    stop = threading.Event()
-    hasher = _FileHasher(files, findings, stop)
+    jobs = min(jobs, max(len(order), most_helpers()))
     hashed: dict[str, HashedFile] = {}
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="verify") as pool:
-        try:
-            while order and workers > 1 and sizes[order[0]] >= _SPLIT_BYTES and sizes[order[0]] * workers > left:
-                name = order.pop(0)
-                left -= sizes[name]
-                hashed[name] = hasher.hash(name, unpack[name], pool, 2 * workers)
-            hashed.update(zip(order, pool.map(lambda name: hasher.hash(name, unpack[name]), order), strict=True))
-            return hashed
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    with Workers(jobs) as workers:
+        hasher = _FileHasher(files, findings, workers)
+        while jobs > 1 and order and sizes[order[0]] >= _SPLIT_BYTES and sizes[order[0]] * jobs > left:
+            name = order.pop(0)
+            left -= sizes[name]
+            hashed[name] = hasher.hash(name, unpack[name], in_parts=True)
+
+        def hash_one(name: str) -> None:
+            hashed[name] = hasher.hash(name, unpack[name])
+
+        workers.each(([name] for name in order), hash_one)
+    return hashed
 
 
 class _FileHasher:
-    def __init__(self, files: Files, findings: Findings, stop: threading.Event) -> None:
+    def __init__(self, files: Files, findings: Findings, workers: Workers) -> None:
         self._files = files
         self._findings = findings
-        self._stop = stop
+        self._workers = workers
 
-    def hash(self, name: str, unpack: bool, pool: Executor | None = None, ahead: int = 0) -> HashedFile:
-        """Hashes one file. `pool`, if given, decompresses up to `ahead` parts of a layer at once."""
+    def hash(self, name: str, unpack: bool, *, in_parts: bool = False) -> HashedFile:
+        """Hashes one file. With `in_parts`, other threads help to decompress a layer."""
         try:
             # Several threads can unpack a blob that consists of independent members. Any other blob is read again, by
             # one.
-            if unpack and pool is not None:
+            if unpack and in_parts:
                 with self._files.open(name) as stream:
-                    split = self._hash_members(stream, pool, ahead)
+                    split = self._hash_members(stream)
                 if split is not None:
                     return split
             with self._files.open(name) as stream:
@@ -94,6 +85,8 @@ class _FileHasher:
                 source = _HashedStream(stream, self)
                 source.drain()
                 return HashedFile(digest=source.digest())
+        except InterruptedRunError:
+            raise
         except (OSError, MigrateError) as exc:
             return HashedFile(digest=None, error=_text(exc))
 
@@ -111,47 +104,62 @@ class _FileHasher:
             while block := tar.read_block(_BLOCK):
                 unpacked.update(block)
                 self.check_stop()  # a block of 1 MB may decompress to 25 GB
+        except InterruptedRunError:
+            raise
         except MigrateError as exc:
             error = _text(exc)
         diff_id = DiffID(Digest.of_hash(unpacked)) if error is None else None
         source.drain()  # the digest of the blob is checked even if it cannot be decompressed
         return HashedFile(digest=source.digest(), diff_id=diff_id, compression=compression, error=error)
 
-    def _hash_members(self, stream: BinaryIO, pool: Executor, ahead: int) -> HashedFile | None:
+    def _hash_members(self, stream: BinaryIO) -> HashedFile | None:
         """Decompresses a layer of many independent members or frames in parallel; None for other layers.
 
         Where the first bytes of the blob occur again, most likely another member begins. If they occur inside a member
         by chance, the parts cannot be decompressed, and the layer is read again in the ordinary way.
         """
         source = _HashedStream(stream, self)
-        compression = detect_compression(source.peek(HEAD_BYTES))
-        if compression not in _MEMBER_HEADS:
+        start = source.peek(HEAD_BYTES)
+        compression = detect_compression(start)
+        if compression not in ("gzip", "zstd"):
             return None
-        # At most `ahead` parts wait, so that a large layer needs little memory.
         tar = hashlib.sha256()
-        waiting: deque[Future[list[bytes]]] = deque()
+        waiting: deque[_Part] = deque()
+        self._workers.start_helpers()
         try:
-            for part in _iter_parts(source, _MEMBER_HEADS[compression]):
-                if part is None:
+            for content in _iter_parts(source, _head_of_members(start, compression)):
+                if content is None:
                     return None
-                waiting.append(pool.submit(_inflate, part, compression))
-                if len(waiting) > ahead and not _hash_next(waiting, tar):
+                waiting.append(_Part(content, compression))
+                self._workers.offer(waiting[-1])
+                # Only so many parts wait that a large layer needs little memory.
+                if len(waiting) > 2 * self._workers.jobs and not self._hash_next(waiting, tar):
                     return None
             while waiting:
-                if not _hash_next(waiting, tar):
+                if not self._hash_next(waiting, tar):
                     return None
         finally:
-            for future in waiting:
-                future.cancel()
+            for part in waiting:
+                self._workers.take_back(part)
         return HashedFile(digest=source.digest(), diff_id=DiffID(Digest.of_hash(tar)), compression=compression)
+
+    def _hash_next(self, waiting: deque[_Part], tar: hashlib._Hash) -> bool:
+        """Hashes the first part that waits; False if it could not be decompressed."""
+        part = waiting.popleft()
+        if self._workers.take_back(part):  # all helpers have others
+            part()
+        blocks = part.result()
+        for block in blocks:
+            tar.update(block)
+        return bool(blocks)
 
     def passed(self, count: int) -> None:
         self.check_stop()
         self._findings.advance(count)
 
     def check_stop(self) -> None:
-        if self._stop.is_set():
-            raise _StoppedError
+        """Raises InterruptedRunError after another thread has failed or the user has interrupted."""
+        self._workers.check_stop()
 
 
 class _HashedStream:
@@ -183,27 +191,53 @@ class _HashedStream:
         return Digest.of_hash(self._digest)
 
 
-def _iter_parts(source: _HashedStream, head_bytes: int) -> Iterator[bytes | None]:
-    """Parts of the blob, split where its first `head_bytes` bytes occur again. Ends with None if a part is too
-    large."""
-    # The head may lie on the border of two blocks, so the end of a block is kept and searched with the next one.
-    pending = source.read(_BLOCK)
-    head = pending[:head_bytes]
+def _head_of_members(start: bytes, compression: str) -> re.Pattern[bytes]:
+    """What all members or frames of a blob begin with that begins with `start`: a gzip header without a name, or the
+    header of a zstd frame."""
+    if compression == "zstd":
+        return re.compile(re.escape(start[:9]))
+    # The byte between depends on the level (RFC 1952, XFL), which differs from block to block.
+    return re.compile(re.escape(start[:8]) + b"." + re.escape(start[9:10]), re.DOTALL)
+
+
+def _iter_parts(source: _HashedStream, head: re.Pattern[bytes]) -> Iterator[bytes | None]:
+    """Parts of the blob, which all begin with `head`. Ends with None if a part is too large."""
+    pending = b""
     while block := source.read(_BLOCK):
-        pending += block
+        pending += block  # a head may lie on the border of two blocks
         start = 0
-        while (end := pending.find(head, start + 1)) > 0:
-            yield pending[start:end]
-            start = end
+        for found in head.finditer(pending, 1):
+            yield pending[start : found.start()]
+            start = found.start()
         pending = pending[start:]
         if len(pending) > _PART_BYTES:
             yield None
             return
-    start = 0
-    while (end := pending.find(head, start + 1)) > 0:
-        yield pending[start:end]
-        start = end
-    yield pending[start:]
+    yield pending
+
+
+class _Part:
+    """A part of a layer. Any thread calls it once, to decompress it."""
+
+    def __init__(self, content: bytes, compression: str) -> None:
+        self._content = content
+        self._compression = compression
+        self._blocks: list[bytes] | BaseException = []
+        self._done = threading.Event()
+
+    def __call__(self) -> None:
+        try:
+            self._blocks = _inflate(self._content, self._compression)
+        except BaseException as exc:  # noqa: BLE001 - raised by the thread that waits for the part
+            self._blocks = exc
+        self._done.set()
+
+    def result(self) -> list[bytes]:
+        """As of `_inflate`. Waits until a thread has called this part."""
+        self._done.wait()
+        if isinstance(self._blocks, BaseException):
+            raise self._blocks
+        return self._blocks
 
 
 def _inflate(part: bytes, compression: str) -> list[bytes]:
@@ -220,13 +254,6 @@ def _inflate(part: bytes, compression: str) -> list[bytes]:
     except MigrateError:
         return []
     return blocks
-
-
-def _hash_next(waiting: deque[Future[list[bytes]]], tar: hashlib._Hash) -> bool:
-    blocks = waiting.popleft().result()
-    for block in blocks:
-        tar.update(block)
-    return bool(blocks)
 
 
 def _text(exc: OSError | MigrateError) -> str:

@@ -12,7 +12,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -25,6 +25,7 @@ from migrate.model.options import ConvertOptions, Format
 from migrate.model.progress import Event, SilentProgress
 from migrate.model.reference import Reference
 from migrate.verify import Finding, examine, hashing, verify
+from migrate.verify.files import DirectoryFiles
 from migrate.verify.findings import Findings
 from migrate.writers.docker_archive import DockerArchive, OciArchive
 from migrate.writers.oci_layout import OciLayout
@@ -455,6 +456,27 @@ def test_a_large_layer_is_read_by_all_workers(
         flipped[position] ^= 4
         name.write_bytes(flipped)
         assert any(finding.where == f"blobs/sha256/{name.name}" for finding in check(path, jobs)), position
+
+
+def test_members_of_several_levels_are_parts_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate.verify.hashing._SPLIT_BYTES", 1_000)
+    monkeypatch.setattr("migrate.verify.hashing._PART_BYTES", 150_000)
+    opened: list[str] = []
+    real = DirectoryFiles.open
+
+    def counted(files: DirectoryFiles, name: str) -> BinaryIO:
+        opened.append(name)
+        return real(files, name)
+
+    monkeypatch.setattr(DirectoryFiles, "open", counted)
+    whole = random_tar(1_500_000)
+    blob = b"".join(
+        gzip.compress(whole.blob[at : at + 100_000], 1 if at else 9, mtime=0)
+        for at in range(0, len(whole.blob), 100_000)
+    )
+    good = LayerBytes(whole.diff_id, blob, GZIP)
+    assert check(write_image(tmp_path, config_of([good], []), [good], [GZIP])) == []
+    assert opened.count(f"blobs/sha256/{good.descriptor.digest.hex}") == 1, "it was read again in one piece"
 
 
 def test_what_one_block_unpacks_to_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
