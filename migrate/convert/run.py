@@ -333,7 +333,7 @@ class Conversion(Struct):
         check_target_room(divided.layers, target, self.options)
         total = sum(ref.size or 0 for ref in divided.layers)
         self.progress.emit(Event(kind="stage", stage="compress", total_bytes=total, total_items=len(divided.layers)))
-        done = share(divided.portions, target, self._convert_portion, self.options.jobs, self.progress)
+        done = share(divided.portions, target, self._convert_portion, self.options.jobs, self._take_share)
         target.read_again()
         finished: list[FinishedImage] = []
         for number, portion in enumerate(divided.portions):
@@ -345,6 +345,13 @@ class Conversion(Struct):
                 self.warnings += made.warnings
                 self.missing |= set(made.missing)
         return finished
+
+    def _take_share(self, made: Share) -> None:
+        for event in made.events:
+            self.progress.emit(event)
+        if self.documents is not None:
+            for image in made.images:
+                image.composed.keep_documents(self.documents.keep)
 
     def _convert_portion(self, target: ImageTarget, portion: Sequence[PlannedImage]) -> Share:
         """In another process."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from multiprocessing import get_context
@@ -22,9 +23,10 @@ from multiprocessing.process import BaseProcess
 from typing import Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from migrate.convert.portions import Portion, Share
-from migrate.model.progress import Progress
+from migrate.model.digest import Digest
 from migrate.writers.base import ImageTarget
 
 _NUMBER: Final = struct.Struct("<I")
@@ -40,9 +42,16 @@ _decode: Final = msgspec.msgpack.Decoder(Share, dec_hook=lambda _, value: value)
 
 
 def share(
-    portions: Sequence[Portion], target: ImageTarget, convert: Convert, processes: int, progress: Progress
+    portions: Sequence[Portion],
+    target: ImageTarget,
+    convert: Convert,
+    processes: int,
+    arrived: Callable[[Share], None],
 ) -> dict[int, Share]:
-    """What processes made of the portions, by their numbers. Portions that no process has finished are missing."""
+    """What processes made of the portions, by their numbers. Portions that no process has finished are missing.
+
+    `arrived` is called for each share, also for those of a process that does not finish later.
+    """
     context = get_context("fork")
     numbers, last = os.pipe()
     os.write(last, b"".join(_NUMBER.pack(number) for number in range(len(portions))))
@@ -72,15 +81,37 @@ def share(
                 if message == _END:
                     done |= working.pop(one)
                     continue
-                made = _decode(message[_NUMBER.size :])
+                made = _unpacked(message[_NUMBER.size :])
                 working[one][_NUMBER.unpack_from(message)[0]] = made
-                for event in made.events:
-                    progress.emit(event)
+                arrived(made)
     finally:
         os.close(numbers)
         for child in children:
             _end(child, at_once=bool(working))
     return done
+
+
+def _unpacked(message: bytes) -> Share:
+    """The share, with one object for equal digests of an image and for words: its images stay in memory."""
+    made = _decode(message)
+    for image in made.images:
+        composed = image.composed
+        digests: dict[Digest, Digest] = {}
+        force_setattr(image, "source", sys.intern(image.source))
+        for _, hashed in image.chain:
+            if hashed is not None:
+                digests[hashed.diff_id] = hashed.diff_id
+                force_setattr(hashed, "origin", sys.intern(hashed.origin))
+                if (blob := hashed.blob) is not None:
+                    digests[blob.digest] = blob.digest
+                    force_setattr(blob, "compression", sys.intern(blob.compression))
+        force_setattr(composed, "diff_ids", tuple(digests.get(one, one) for one in composed.diff_ids))
+        for layer in composed.layers:
+            force_setattr(layer, "digest", digests.get(layer.digest, layer.digest))
+            force_setattr(layer, "media_type", sys.intern(layer.media_type))
+        for name in ("config_media_type", "manifest_media_type"):
+            force_setattr(composed, name, sys.intern(getattr(composed, name)))
+    return made
 
 
 def _work(
