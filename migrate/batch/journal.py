@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-import json
 import os
 import re
 import sys
@@ -19,12 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final, cast
 
-from deflate import zlib_compress
 from isal import isal_zlib
 from msgspec import Struct
+from msgspec.json import Decoder
 
 from migrate.batch.plan import Finished, Shard, SourceIdentity, SourceOutcome
-from migrate.batch.records import SourceRecord, encode_record, parse_record
+from migrate.batch.records import SourceRecord, decode_line, encode_line, encode_record, parse_record
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.json_text import check_limits
 from migrate.errors import LimitError, TargetError
@@ -35,6 +34,7 @@ JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
 _ISAL_ERROR: Final[Any] = isal_zlib.IsalError
+_ANY: Final[Decoder[Any]] = Decoder()
 _SYNC_SECONDS: Final = 1.0
 _MIRROR_SECONDS: Final = 1.0
 """The longest time until a piece is written. Before, it is a hundredth of the run's time so far: a short run writes a
@@ -119,7 +119,7 @@ def pack_record(record: SourceRecord) -> str:
     """The record as compressed text. Raises LimitError if it is too large to be read again."""
     content = encode_record(record)
     check_limits(content, "the record of all images of this source", CATALOG_BYTES)
-    return base64.b64encode(zlib_compress(content, 1)).decode("ascii")
+    return base64.b64encode(isal_zlib.compress(content, 1)).decode("ascii")
 
 
 def unpack_record(
@@ -226,7 +226,7 @@ def _parse_line(raw: bytes) -> dict[str, Any] | None:
         return None
     head, mark, _ = raw.partition(_RECORD)
     try:
-        fields = json.loads(head + b"}" if mark else raw)
+        fields = decode_line(_ANY, head + b"}" if mark else raw)
     except (ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) and _is_complete(fields, has_record=bool(mark)) else None
@@ -318,11 +318,11 @@ class JournalWriter:
             "message": entry.message,
             "finished": int(time.time()),
         }
-        self._write(_encode(fields)[:-1] + _RECORD + entry.packed.encode("ascii") + b'"}\n')
+        self._write(encode_line(fields)[:-1] + _RECORD + entry.packed.encode("ascii") + b'"}\n')
 
     def note(self, fields: Mapping[str, Any]) -> None:
         """A line about the run itself."""
-        self._write(_encode(fields) + b"\n")
+        self._write(encode_line(fields) + b"\n")
 
     def _write(self, line: bytes) -> None:
         self._append(line)
@@ -364,7 +364,3 @@ class JournalWriter:
                 self._file.sync()
         finally:
             self._file.close()
-
-
-def _encode(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode("ascii")

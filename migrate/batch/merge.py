@@ -5,7 +5,7 @@ No source is read again. The result depends only on the records, not on the work
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import BinaryIO, Final
@@ -40,6 +40,7 @@ from migrate.writers.base import ImageTarget
 
 _PIECE_BYTES: Final = 1024 * 1024
 _KEPT_IMAGES: Final = 2_000
+"""The images of the first sources are kept in memory, about so many, so that they are read and composed once."""
 _MOST_IMAGES: Final = 1 << 32
 """The highest number of images in a source, so that (source, image) can be one number in the order of the batch."""
 
@@ -87,6 +88,8 @@ class Merge(Struct):
     _kept: list[FinishedImage] = field(default_factory=list)
     _kept_sources: int = 0
     """Number of sources whose images are in `_kept`."""
+    _first: deque[SourceRecord] = field(default_factory=deque)
+    """The records of these sources, until their images are made."""
     _of_source: list[FinishedImage] = field(default_factory=list)
     _rows_of_source: set[tuple[str, str, Digest, bool]] = field(default_factory=set)
 
@@ -160,18 +163,25 @@ class Merge(Struct):
     # --- records -----------------------------------------------------------------------------------------------
 
     def _records(
-        self, sources: Iterable[MergeSource], *, images: bool = True, layers: bool = True
+        self, sources: Iterable[MergeSource], *, layers: bool = True
     ) -> Iterator[tuple[MergeSource, SourceRecord]]:
         for source in sources:
-            yield source, self.journals.read(source.place, source.location, images=images, layers=layers)
+            yield source, self.journals.read(source.place, source.location, layers=layers)
 
     def _gather(self) -> None:
         """First pass over the records: chooses blobs, and collects failures and warnings."""
         wanted: set[DiffID] = set()
-        for source, record in self._records(self.sources, images=False):
+        first = 0
+        for source in self.sources:
+            is_first = max(first, len(self._first)) < _KEPT_IMAGES
+            record = self.journals.read(source.place, source.location, images=is_first)
+            if is_first:
+                self._first.append(record)
+                first += len(record.images)
             self.progress.emit(Event(kind="advance", name=source.location))
             self._choice.take(record.layers, source.generation)
-            wanted.update(row.hashed.diff_id for row in record.layers if row.hashed is not None)
+            if self.older:
+                wanted.update(row.hashed.diff_id for row in record.layers if row.hashed is not None)
             for failure in record.failures:
                 self._add_failure(failure, is_shown=source.location not in self.done)
             self._warnings.update(record.warnings)
@@ -197,20 +207,14 @@ class Merge(Struct):
             self.existing.sizes = {}  # every blob is chosen, and the listing of a large target takes much memory
 
     def _images(self, *, layers: bool = True) -> Iterator[FinishedImage]:
-        """The images of all sources, in the same order each time. Without `layers`, their chains may be empty.
-
-        The first images are kept, so that they are read and composed once.
-        """
-        if self._kept_sources:
-            yield from self._kept
-        else:
-            for source, record in self._records(self.sources):
-                for finished in self._finish(source, record, self._kept_sources):
-                    self._kept.append(finished)
-                    yield finished
-                self._kept_sources += 1
-                if len(self._kept) >= _KEPT_IMAGES:
-                    break
+        """The images of all sources, in the same order each time. Without `layers`, their chains may be empty."""
+        yield from self._kept
+        while self._first:
+            source, record = self.sources[self._kept_sources], self._first.popleft()
+            for finished in self._finish(source, record, self._kept_sources):
+                self._kept.append(finished)
+                yield finished
+            self._kept_sources += 1
         rest = self._records(self.sources[self._kept_sources :], layers=layers)
         for place, (source, record) in enumerate(rest, self._kept_sources):
             yield from self._finish(source, record, place)
@@ -262,7 +266,8 @@ class Merge(Struct):
             return hashed
         # Equal digests of different records become one object, since the rest of the merge keeps them.
         diff_id, blob = self._choice.layer(hashed.diff_id)
-        return replace(hashed, diff_id=diff_id, blob=blob)
+        is_same = diff_id is hashed.diff_id and blob is hashed.blob
+        return hashed if is_same else replace(hashed, diff_id=diff_id, blob=blob)
 
     def _compose(self, composed: ComposedImage) -> ComposedImage:
         """`composed` with a manifest, which can be made only after the blobs are chosen. The record may be from a run

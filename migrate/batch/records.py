@@ -102,7 +102,7 @@ def encode_record(record: SourceRecord) -> bytes:
         **({"missing": record.missing} if record.missing else {}),
         **({"lent": record.lent} if record.lent else {}),
     }
-    return b"".join(_encode_line(line) + b"\n" for line in (*lines, last))
+    return b"".join(encode_line(line) + b"\n" for line in (*lines, last))
 
 
 def parse_record(
@@ -117,12 +117,12 @@ def parse_record(
     left_out = (*([] if images else [_IMAGE]), *([] if layers else [_LAYERS]), *([] if held else [_HELD]))
     try:
         *lines, last_line = (line for line in content.splitlines() if not line.startswith(left_out))
-        for line in (_decode_line(_LINE, line) for line in lines):
+        for line in (decode_line(_LINE, line) for line in lines):
             rows += map(_layer_of, line.layers)
             if line.image is not UNSET:
                 records.append(_image_of(line.image, source, rows if layers else None))
             lendable += (HeldLayer(LegacyID(one), mark, is_v1) for one, mark, is_v1 in line.held)
-        last = _decode_line(_LAST, last_line)
+        last = decode_line(_LAST, last_line)
         _check_sizes(*(volume.bytes for volume in last.orphaned_volumes))
         return SourceRecord(
             type=last.type,
@@ -240,14 +240,16 @@ _LAST: Final = Decoder(_LastLine)
 _ENCODER: Final = Encoder()
 
 
-def _encode_line(line: Mapping[str, Any]) -> bytes:
+def encode_line(line: Mapping[str, Any]) -> bytes:
+    """A line of JSON, without its newline."""
     try:
         return _ENCODER.encode(line)
     except UnicodeEncodeError:  # a lone surrogate
         return json.dumps(to_builtins(line), separators=(",", ":")).encode("ascii")
 
 
-def _decode_line(decoder: Decoder[_T], line: bytes) -> _T:
+def decode_line(decoder: Decoder[_T], line: bytes) -> _T:
+    """The reverse of `encode_line`. Raises ValueError and RecursionError."""
     try:
         return decoder.decode(line)
     except ValidationError:

@@ -379,8 +379,10 @@ def _judged(record: SourceRecord) -> SourceResult:
 
 def _figures(record: SourceRecord) -> dict[str, int]:
     layers = {row.legacy_id: row.hashed for row in record.layers if row.hashed is not None}
+    # A key needs the digest of the image's manifest, which only the merge would compute otherwise.
+    images = {image.finished.row_key for image in record.images} if len(record.images) > 1 else record.images
     return {
-        "images": len({image.finished.row_key for image in record.images}),
+        "images": len(images),
         "failed": len(record.failures),
         "layers": len(layers),
         "tar_bytes": sum(layer.tar_size for layer in layers.values()),

@@ -29,7 +29,7 @@ def check_limits(raw: bytes, what: str, size: int = JSON_BYTES) -> None:
     if len(raw) > size:
         raise LimitError(f"{what}: {len(raw):,} bytes of JSON, over the limit of {size:,} (JSON_BYTES)")
     brackets, items = raw.count(b"[") + raw.count(b"{"), JSON_ITEMS * max(1, size // JSON_BYTES)
-    if brackets + raw.count(b",") > items:
+    if len(raw) > items and brackets + raw.count(b",") > items:
         raise LimitError(f"{what}: JSON of more values than the limit of {items:,} (JSON_ITEMS)")
     if brackets > JSON_DEPTH and _depth_exceeds(raw, JSON_DEPTH):
         raise LimitError(f"{what}: JSON nested deeper than the limit of {JSON_DEPTH:,} (JSON_DEPTH)")
