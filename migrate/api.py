@@ -6,11 +6,10 @@ report. Exceptions are `MigrateError`, with `exit_code` and `scope`. Sizes are b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from msgspec.structs import replace
 
 from migrate.batch.batch import BatchOutcome, BatchRequest, run_batch
 from migrate.convert.run import Conversion, Outcome
@@ -70,7 +69,7 @@ def convert(
     Raises TargetError if the target fails (disk full, refused, not a layout), UsageError if the target is a source,
     lies in one or contains one, and ConflictError with `OnConflict.FAIL`.
     """
-    options = replace(options or ConvertOptions(), exact_sizes=True)
+    options = dataclasses.replace(options or ConvertOptions(), exact_sizes=True)
     locations = _locations(sources)
     refuse_to_write([*locations, *options.pool_files], target=str(target))
     with Conversion.opened(locations, options, str(target), progress=progress or SilentProgress()) as conversion:
@@ -86,7 +85,7 @@ def plan(
     of blobs are estimates in bytes, and the digests of blobs and manifests are None. Raises ConflictError, and
     UsageError, also for `force`, `link` and `check_existing`, which need a target.
     """
-    options = replace(options or ConvertOptions(), dry_run=True)
+    options = dataclasses.replace(options or ConvertOptions(), dry_run=True)
     options.check_without_target()
     with Conversion.opened(_locations(sources), options, progress=progress or SilentProgress()) as conversion:
         return conversion.run()
@@ -112,7 +111,7 @@ def batch(
     """
     request = BatchRequest(
         target=str(target),
-        options=replace(options or ConvertOptions(), exact_sizes=True),
+        options=dataclasses.replace(options or ConvertOptions(), exact_sizes=True),
         locations=_locations(sources),
         client=client,
     )
@@ -129,8 +128,8 @@ def inspect(
     """
     options = options or ReadOptions()
     if source_type is not None:
-        options = replace(options, source_type=_source_type(source_type))
-    opened = open_source(str(source), replace(options, driver=driver or options.driver))
+        options = dataclasses.replace(options, source_type=_source_type(source_type))
+    opened = open_source(str(source), dataclasses.replace(options, driver=driver or options.driver))
     try:
         return take_inventory(opened)
     finally:

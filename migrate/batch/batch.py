@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import os
 import re
@@ -388,7 +389,7 @@ def _order(request: BatchRequest, recipe: str, journals: Journals, threads: int)
         recipe=recipe,
         target=None if request.options.dry_run else absolute(request.target),
         state=absolute(journals.store.location),
-        options=replace(request.options, jobs=1 if request.is_remote else threads),
+        options=dataclasses.replace(request.options, jobs=1 if request.is_remote else threads),
     )
 
 

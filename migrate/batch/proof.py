@@ -8,14 +8,13 @@ that the documents give with the layers of the record. The diffIDs in the record
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
-
-from msgspec.structs import replace
 
 from migrate.batch.existing_blobs import READ_AT_ONCE
 from migrate.batch.journal import Journals, LinePlace
@@ -90,7 +89,7 @@ def is_proven(location: str, record: SourceRecord, options: ConvertOptions, earl
         with lent_layers(record.lent, options) as layers:
             conversion = Conversion(
                 [OpenedSource(location, source)],
-                replace(options, jobs=1),
+                dataclasses.replace(options, jobs=1),
                 earlier=earlier,
                 lent=Lent(layers),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -24,7 +25,6 @@ from migrate.model.options import (
     NameOptions,
     OnConflict,
     ReadOptions,
-    own_fields,
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,7 +49,9 @@ class GroupedCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
-                named = (name for name, group in _GROUPS.items() if param.name in own_fields(group))
+                named = (
+                    name for name, group in _GROUPS.items() if param.name in {field.name for field in fields(group)}
+                )
                 groups["Safety" if param.name in _SAFETY else next(named, "Output")].append(record)
         for name, records in groups.items():
             with formatter.section(name):

@@ -6,6 +6,7 @@ damaged part, and no others. Only a failure of the target, or an interruption, e
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -127,7 +128,9 @@ class Conversion(Struct):
             # compressing takes most of the time of a run: `plan` compresses samples only
             self._estimate = SizeEstimate(self.options.compression)
         if self.target is not None and self.target.wants_compression is not None:
-            self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
+            self.options = dataclasses.replace(
+                self.options, compression=self.target.wants_compression, compression_level=None
+            )
 
     @property
     def others(self) -> OtherPlaces:
@@ -356,7 +359,7 @@ class Conversion(Struct):
     def _convert_portion(self, target: ImageTarget, portion: Sequence[PlannedImage]) -> Share:
         """In another process."""
         progress = RecordedProgress()
-        part = Conversion(self.sources, replace(self.options, jobs=1), target, progress, planned=portion)
+        part = Conversion(self.sources, dataclasses.replace(self.options, jobs=1), target, progress, planned=portion)
         images = list(without_documents(part._convert(portion, target)))
         for image in images:
             if any(hashed is not None and hashed.carried is not None for _, hashed in image.chain):

@@ -1,18 +1,17 @@
 """The options of one run, as values.
 
-`ConvertOptions` consists of four groups, each a class that adds fields to the group before it: structs cannot have two
-bases with fields. Each step has the group that it needs as a parameter. A new option is one field here and one
-`click.option` in `migrate.cli`.
+`ConvertOptions` consists of four groups. Each step has the group that it needs as a parameter. A new option is one
+field here and one `click.option` in `migrate.cli`. Groups are not compared: methods for that would be compiled at each
+start.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Final
-
-from msgspec import Struct
+from typing import Any, Final
 
 from migrate.errors import UsageError
 from migrate.model.image import Platform
@@ -89,7 +88,13 @@ UNTAGGED_FIELD: Final = r"\{(legacy_id|image_id)(?::([1-9][0-9]?))?\}"
 """A pattern for a field of `--name-untagged`, with the number of its characters to use after a colon."""
 
 
-class ReadOptions(Struct, frozen=True, kw_only=True):
+def _changes(changes: Changes) -> Mapping[str, Changes]:
+    """The metadata of a field with another effect than the rest of its group."""
+    return {"changes": changes}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ReadOptions:
     """Options for reading a source.
 
     `source_type`: None recognises the source by its content. `inside`: the path of the source, a directory or a file,
@@ -109,8 +114,8 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
     insecure: bool = False
     max_ratio: int | None = None
     salvage: bool = False
-    dry_run: bool = False
-    temporary_directory: str | None = None
+    dry_run: bool = field(default=False, metadata=_changes(Changes.NOTHING))
+    temporary_directory: str | None = field(default=None, metadata=_changes(Changes.NOTHING))
 
     @property
     def pool_files(self) -> tuple[str, ...]:
@@ -118,7 +123,8 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
         return tuple(path for path in (self.dm_data, self.dm_metadata) if path)
 
 
-class ImageOptions(ReadOptions, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ImageOptions:
     """Options for the choice of images and for their bytes.
 
     `compression_level`: None is 2 for gzip, 3 for zstd. `images`, `exclude`: references, globs for them, legacy IDs or
@@ -129,8 +135,8 @@ class ImageOptions(ReadOptions, frozen=True, kw_only=True):
     overlay, vfs and btrfs).
     """
 
-    format: Format = Format.DOCKER
-    carry_manifests: bool = False
+    format: Format = field(default=Format.DOCKER, metadata=_changes(Changes.NAMES))
+    carry_manifests: bool = field(default=False, metadata=_changes(Changes.NAMES))
     compression: Compression = Compression.GZIP
     compression_level: int | None = None
     empty_layers: EmptyLayers = EmptyLayers.DROP
@@ -163,7 +169,8 @@ class ImageOptions(ReadOptions, frozen=True, kw_only=True):
             raise UsageError(f"--compression-level {level}: --compression {self.compression} takes {allowed}")
 
 
-class NameOptions(ImageOptions, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class NameOptions:
     """Options for the names of the images in the target.
 
     `renames`: pairs of a regular expression for the repository's name and its replacement, applied in order.
@@ -202,7 +209,8 @@ def _check_template(template: str) -> None:
             raise UsageError(f"--tag-template {template}: %{directive} is none of %Y %m %d %H %M %S %j")
 
 
-class RunOptions(NameOptions, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RunOptions:
     """Options for the course of the run. `jobs`: number of threads (processes in a batch), 1 or more. `exact_sizes`: a
     plan compresses, too. `force`: start although the free space may not be enough. `check_existing`: read every blob
     that the target has already, also if its file is unchanged since a run read it."""
@@ -220,7 +228,8 @@ class RunOptions(NameOptions, frozen=True, kw_only=True):
             raise UsageError(f"{', '.join(named)}: only for a target, and a plan has none")
 
 
-class ConvertOptions(RunOptions, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(ReadOptions, ImageOptions, NameOptions, RunOptions):
     """The options of `convert`, `plan` and `batch` (docs/reference/cli.md).
 
     Raises UsageError for options that exclude each other.
@@ -231,18 +240,15 @@ class ConvertOptions(RunOptions, frozen=True, kw_only=True):
         self.check_names()
 
 
-def own_fields(group: type[ReadOptions]) -> tuple[str, ...]:
-    """The names of the fields that a group adds to those of the group before it."""
-    return tuple(group.__annotations__)
-
-
+_GROUPS: Final[Mapping[type[Any], Changes]] = {
+    ReadOptions: Changes.RESULT,
+    ImageOptions: Changes.RESULT,
+    NameOptions: Changes.NAMES,
+    RunOptions: Changes.NOTHING,
+}
 CHANGES: Final[Mapping[str, Changes]] = {
-    **dict.fromkeys(own_fields(ReadOptions), Changes.RESULT),
-    **dict.fromkeys(own_fields(ImageOptions), Changes.RESULT),
-    **dict.fromkeys(own_fields(NameOptions), Changes.NAMES),
-    **dict.fromkeys(own_fields(RunOptions), Changes.NOTHING),
-    # those with another effect than the rest of their group:
-    **dict.fromkeys(("dry_run", "temporary_directory"), Changes.NOTHING),
-    **dict.fromkeys(("format", "carry_manifests"), Changes.NAMES),
+    option.name: option.metadata.get("changes", default)
+    for group, default in _GROUPS.items()
+    for option in fields(group)
 }
 """Field of `ConvertOptions` → the effect of another value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import stat
@@ -10,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO, cast
-
-from msgspec.structs import replace
 
 from migrate.blobio.source_files import open_source_file
 from migrate.blobio.spool import PlainStream, Seekable, open_plain
@@ -73,7 +72,7 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
     options = options or ReadOptions()
     prefix, location = split_prefix(location)
     if prefix is not None:
-        options = replace(options, source_type=_PREFIXED[prefix])
+        options = dataclasses.replace(options, source_type=_PREFIXED[prefix])
     if location == STDIN:
         try:
             fd = os.dup(sys.stdin.fileno())
@@ -127,7 +126,7 @@ def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySourc
             if not tree.is_folder(inside):
                 raise SourceUnreadableError(f"{location}: --inside {options.inside}: there is no such folder or file")
             below = SubTree(tree, inside, tree.close)
-            return open_in_tree(tree.shown(inside), below, replace(options, inside=None))
+            return open_in_tree(tree.shown(inside), below, dataclasses.replace(options, inside=None))
         return _open_as(options.source_type or _only_type(location, tree), location, tree, options)
     except BaseException:
         tree.close()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-from msgspec.structs import replace
 
 from migrate.blobio.limits import WRAPPING_DEPTH
 from migrate.blobio.spool import Spool, unreadable
@@ -106,7 +105,7 @@ class Opener:
             raise SourceUnreadableError(
                 f"{name}: is inside {self._depth} other files (WRAPPING_DEPTH): unpack it, and name it"
             )
-        options = replace(self._options, inside=None)
+        options = dataclasses.replace(self._options, inside=None)
         with unreadable(name):
             blocks, size = tree.open_blocks(path), tree.stat(path).size
             is_disk = may_be_disk(blocks)
@@ -199,7 +198,7 @@ class Opener:
             listed = "; ".join(place.shown for place in places)
             raise AmbiguousSourceError(f"{location}: holds more than one source: {listed}; choose with --inside PATH")
         tree, (path, source_type) = places[0]
-        options = replace(self._options, source_type=source_type, inside=None)
+        options = dataclasses.replace(self._options, source_type=source_type, inside=None)
         return self._open_tree(location, SubTree(tree, path, close), options)
 
 

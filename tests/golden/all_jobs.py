@@ -16,9 +16,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-
-from msgspec.structs import replace
 
 from migrate.errors import MigrateError
 from migrate.model.options import Compression, ConvertOptions, Format

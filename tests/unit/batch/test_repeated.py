@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import random
@@ -92,7 +93,7 @@ def carrying(tmp_path: Path) -> Path:
 # --- blobs that an earlier merge removed -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [GZIP, PLAIN, ZSTD, replace(GZIP, compression_level=9)])
+@pytest.mark.parametrize("options", [GZIP, PLAIN, ZSTD, dataclasses.replace(GZIP, compression_level=9)])
 def test_a_blob_that_a_merge_removed_is_not_named_again(
     tmp_path: Path, plain: Path, carrying: Path, options: ConvertOptions
 ) -> None:
@@ -300,7 +301,7 @@ def fresh(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
     made = {}
     for name, changes in OPTIONS.items():
         target = tmp_path_factory.mktemp(name) / "out"
-        _, report = batch(target, [shelf], replace(GZIP, **changes))
+        _, report = batch(target, [shelf], dataclasses.replace(GZIP, **changes))
         assert report is not None
         assert findings(target) == []
         made[name] = (target, report)
@@ -313,7 +314,7 @@ def test_the_second_of_two_batches_makes_what_a_fresh_one_makes(
     shelf: Path, fresh: dict[str, tuple[Path, Report]], tmp_path: Path, first: str, second: str
 ) -> None:
     target = shutil.copytree(fresh[first][0], tmp_path / "out")
-    _, report = batch(target, [shelf], replace(GZIP, **OPTIONS[second]))
+    _, report = batch(target, [shelf], dataclasses.replace(GZIP, **OPTIONS[second]))
     assert report is not None
     assert findings(target) == []
     expected_target, expected = fresh[second]
@@ -388,7 +389,7 @@ def named_files(target: Path) -> dict[str, bytes]:
 
 def take_step(target: Path, kind: str, sources: Sequence[Path], options: ConvertOptions, workers: int) -> None:
     request = BatchRequest(
-        target=str(target), options=replace(options, jobs=workers), locations=list(map(str, sources))
+        target=str(target), options=dataclasses.replace(options, jobs=workers), locations=list(map(str, sources))
     )
     match kind:
         case "convert":
@@ -425,7 +426,7 @@ def test_any_row_of_commands_leaves_a_target_that_is_whole(
     for workers in (1, 3):
         target = tmp_path / str(workers)
         for kind, sources, name in steps:
-            take_step(target, kind, sources, replace(GZIP, jobs=workers, **OPTIONS[name]), workers)
+            take_step(target, kind, sources, dataclasses.replace(GZIP, jobs=workers, **OPTIONS[name]), workers)
             assert findings(target) == []
     if "interrupted" not in kinds:
         one, other = (named_files(tmp_path / workers) for workers in ("1", "3"))

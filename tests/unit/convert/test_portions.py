@@ -6,11 +6,11 @@ import gzip
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from migrate.blobio.payload import Extent, Payload
 from migrate.convert.planned import PlannedImage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -103,7 +104,7 @@ def test_a_repeated_run_gives_what_a_run_gives(source: Path, target: Path) -> No
     assert content(target) == before
     raw = (target / "migration-report.json").read_bytes()
     assert encode_report(outcome.report) == raw
-    proven = api.convert(source, target, replace(OPTIONS, check_existing=True))
+    proven = api.convert(source, target, dataclasses.replace(OPTIONS, check_existing=True))
     assert replace(outcome.report, started="", finished="") == replace(proven.report, started="", finished="")
     assert (outcome.exit_code, outcome.present) == (proven.exit_code, proven.present) == (0, 3)
     assert content(target) == before
@@ -198,18 +199,18 @@ def test_after_any_change_the_run_is_done(change: tuple[str, Change], source: Pa
     expected = target.with_name("expected")
     shutil.copytree(target, expected, symlinks=True)
     assert convert(source, target)
-    assert convert(source, expected, replace(OPTIONS, check_existing=True))
+    assert convert(source, expected, dataclasses.replace(OPTIONS, check_existing=True))
     assert content(target) == content(expected)
 
 
 OTHER_OPTIONS = [
-    replace(OPTIONS, all_layers=True),
-    replace(OPTIONS, images=("team/one:1",)),
-    replace(OPTIONS, renames=(("team", "other"),)),
-    replace(OPTIONS, compression_level=1),
-    replace(OPTIONS, check_existing=True),
-    replace(OPTIONS, salvage=True),
-    replace(OPTIONS, max_ratio=5_000),
+    dataclasses.replace(OPTIONS, all_layers=True),
+    dataclasses.replace(OPTIONS, images=("team/one:1",)),
+    dataclasses.replace(OPTIONS, renames=(("team", "other"),)),
+    dataclasses.replace(OPTIONS, compression_level=1),
+    dataclasses.replace(OPTIONS, check_existing=True),
+    dataclasses.replace(OPTIONS, salvage=True),
+    dataclasses.replace(OPTIONS, max_ratio=5_000),
 ]
 
 
@@ -219,7 +220,9 @@ def test_with_another_option_the_run_is_done(options: ConvertOptions, source: Pa
 
 
 def test_options_that_change_nothing_are_no_others(source: Path, target: Path) -> None:
-    assert not convert(source, target, replace(OPTIONS, jobs=7, force=True, temporary_directory=str(source.parent)))
+    assert not convert(
+        source, target, dataclasses.replace(OPTIONS, jobs=7, force=True, temporary_directory=str(source.parent))
+    )
     assert convert(source, target, report_options={"jobs": 7})
 
 
@@ -248,13 +251,13 @@ def test_another_run_between_the_two(source: Path, target: Path) -> None:
 def test_two_sources_in_turn_take_a_name_from_each_other(source: Path, target: Path) -> None:
     """Who comes last has it: a run that would take it back is done."""
     other = archive(source.with_name("b.tar"), "one", tar=layer_tar("etc/other"))
-    options = replace(OPTIONS, on_conflict=OnConflict.FIRST)
+    options = dataclasses.replace(OPTIONS, on_conflict=OnConflict.FIRST)
     for each in (other, source, other, source, source, source, other):
         expected = target.with_name("expected")
         shutil.rmtree(expected, ignore_errors=True)
         shutil.copytree(target, expected)
         convert(each, target, options)
-        convert(each, expected, replace(options, check_existing=True))
+        convert(each, expected, dataclasses.replace(options, check_existing=True))
         assert content(target) == content(expected)
 
 

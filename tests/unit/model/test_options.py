@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.errors import UsageError
@@ -20,7 +20,6 @@ from migrate.model.options import (
     Link,
     OnConflict,
     ReadOptions,
-    own_fields,
 )
 
 OTHER: dict[str, Any] = {
@@ -67,9 +66,11 @@ def options_without(name: str) -> ConvertOptions:
 
 
 def test_the_table_has_each_option() -> None:
-    assert list(OTHER) == [*own_fields(ReadOptions)] + [name for name in CHANGES if name not in own_fields(ReadOptions)]
+    assert list(OTHER) == [field.name for field in fields(ReadOptions)] + [
+        name for name in CHANGES if name not in {field.name for field in fields(ReadOptions)}
+    ]
     assert all(getattr(ConvertOptions(), name) != value for name, value in OTHER.items())
-    assert CHANGES.keys() == set(ConvertOptions.__struct_fields__)
+    assert CHANGES.keys() == {field.name for field in fields(ConvertOptions)}
 
 
 @pytest.mark.parametrize("name", OTHER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from migrate.blobio.compression import zstd_module
 from migrate.blobio.payload import Payload
@@ -113,7 +113,7 @@ def test_results_depend_neither_on_threads_nor_order_nor_kind_of_source(compress
         source = MemorySource(mixed_payloads(), as_extents)
         store = MemoryStore()
         todo = jobs_of(source)
-        results = run(todo[::-1] if backwards else todo, store, replace(options, jobs=jobs))
+        results = run(todo[::-1] if backwards else todo, store, dataclasses.replace(options, jobs=jobs))
         source.close()
         told = [(key, str(result)) for key, result in sorted(results.items())]
         seen.add((str(told), tuple(sorted(blob_digest.hex for blob_digest in store.blobs))))

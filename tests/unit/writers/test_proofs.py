@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import os
 import shutil
@@ -78,7 +79,7 @@ def believes(kind: Callable[..., Target], root: Path, options: ConvertOptions = 
 def test_an_unchanged_blob_is_not_read(kind: Callable[..., Target], tmp_path: Path) -> None:
     store_blob(kind, tmp_path)
     assert believes(kind, tmp_path) == (True, 0)
-    right, opened = believes(kind, tmp_path, replace(OPTIONS, check_existing=True))
+    right, opened = believes(kind, tmp_path, dataclasses.replace(OPTIONS, check_existing=True))
     assert right and opened > 0
     (tmp_path / PROOFS).unlink()
     right, opened = believes(kind, tmp_path)  # which proves it again
@@ -241,7 +242,7 @@ def test_in_a_bucket_an_object_with_the_same_etag_is_believed(kind: Callable[...
         target.flush()
         target.close()
         assert known() == (True, 0)
-        right, opened = known(replace(OPTIONS, check_existing=True))
+        right, opened = known(dataclasses.replace(OPTIONS, check_existing=True))
         assert right and opened > 0
         (key,) = (key for key in filesystem.find("/") if filesystem.cat_file(key) == CONTENT)
         filesystem.pipe_file(key, BENT)
