@@ -12,7 +12,6 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
@@ -51,7 +50,8 @@ def examine(location: str, jobs: int, progress: Progress) -> Verification:
     killed run, blobs that no image needs) are emitted as `warning` events, too. Raises SourceUnreadableError if it
     cannot be opened, and UnrecognisedSourceError for anything else.
     """
-    path = Path(local_path(location))
+    path = local_path(location)
+    path = path.rstrip("/") or path[:1] or "."
     findings = Findings(progress)
     before = _state_of(path)
     _read(path, findings, jobs)
@@ -67,7 +67,7 @@ def examine(location: str, jobs: int, progress: Progress) -> Verification:
     return findings.verification()
 
 
-def _read(path: Path, findings: Findings, jobs: int) -> None:
+def _read(path: str, findings: Findings, jobs: int) -> None:
     try:
         files = _open(path)
     except OSError as exc:
@@ -81,17 +81,19 @@ def _read(path: Path, findings: Findings, jobs: int) -> None:
 # --- beside a run ------------------------------------------------------------------------------------------------
 
 
-def _is_quiet(path: Path) -> bool:
+def _is_quiet(path: str) -> bool:
     """False while a run is replacing documents of the target."""
     with _run_lock(path) as fd:
         return fd is None or _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 @contextmanager
-def _run_lock(path: Path) -> Iterator[int | None]:
+def _run_lock(path: str) -> Iterator[int | None]:
     """A descriptor of the lock file of the target's runs, or None if no run has created one. Nothing is written."""
     try:
-        fd = os.open(path / STATE_DIRECTORY / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(
+            os.path.join(path, STATE_DIRECTORY, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
     except OSError:
         yield None
         return
@@ -112,42 +114,46 @@ def _flock(fd: int, how: int) -> bool:
     return True
 
 
-def _state_of(path: Path) -> object:
+def _state_of(path: str) -> object:
     """Names and times of the target. Two states differ if a run has changed the target in between."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return None
     files = _open(path)
     try:
         names = dict(files.names())
     finally:
         files.close()
-    documents = (path / name for name in (INDEX, ARCHIVE_MANIFEST, MAP_NAME, REPORT_NAME))
-    return names, [document.lstat().st_mtime_ns for document in documents if document.exists()]
+    documents = (os.path.join(path, name) for name in (INDEX, ARCHIVE_MANIFEST, MAP_NAME, REPORT_NAME))
+    return names, [os.lstat(document).st_mtime_ns for document in documents if os.path.exists(document)]
 
 
-def _open(path: Path) -> Files:
-    if not path.is_dir():
+def _open(path: str) -> Files:
+    if not os.path.isdir(path):
         return TarFiles(path)
-    for root in (path, *(path.joinpath(*REGISTRY_ROOT[depth:]) for depth in (2, 1, 0))):
-        if (root / "repositories").is_dir() and (root / "blobs").is_dir() and not (root / "oci-layout").exists():
+    for root in (path, *(os.path.join(path, *REGISTRY_ROOT[depth:]) for depth in (2, 1, 0))):
+        repositories, blobs, layout = (os.path.join(root, name) for name in ("repositories", "blobs", "oci-layout"))
+        if os.path.isdir(repositories) and os.path.isdir(blobs) and not os.path.exists(layout):
             return DirectoryFiles(root)
     return DirectoryFiles(path)
 
 
-def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> None:
+def _verify_kind(path: str, files: Files, findings: Findings, jobs: int) -> None:
     names, problems = files.names(), files.problems()
     tops = {name.partition("/")[0] for name in names} | files.directories()
     present = tops | {problem.where for problem in problems}
-    started = STATE_DIRECTORY in tops and tops <= _STARTED and path.is_dir()
+    started = STATE_DIRECTORY in tops and tops <= _STARTED and os.path.isdir(path)
     kind: Callable[[Files, Findings, int], None] | None = None
     if "oci-layout" in present or "index.json" in present or started:
         kind = verify_layout
     elif "manifest.json" in names:
         kind = verify_archive
     elif ("repositories" in present and "blobs" in present) or (not names and tops == _STARTED_REGISTRY):
-        documents = (read_plain(path / MAP_NAME, CATALOG_BYTES), read_plain(path / REPORT_NAME, REPORT_BYTES))
+        documents = (
+            read_plain(os.path.join(path, MAP_NAME), CATALOG_BYTES),
+            read_plain(os.path.join(path, REPORT_NAME), REPORT_BYTES),
+        )
         kind = partial(verify_registry, kept=read_kept(*documents, findings))
-    if kind is not None or not path.is_dir():  # in a directory that is not a target, links are not findings
+    if kind is not None or not os.path.isdir(path):  # in a directory that is not a target, links are not findings
         for problem in problems:
             findings.add(problem.where, problem.message)
     if kind is not None:

@@ -10,7 +10,6 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from migrate.blobio.extents import open_extent
@@ -67,7 +66,7 @@ def read_small(files: Files, name: str, limit: int) -> bytes:
         return read_limited(stream, limit, name)
 
 
-def read_plain(path: Path, limit: int) -> bytes | None:
+def read_plain(path: str, limit: int) -> bytes | None:
     """The content of a regular file; None if there is none, if `path` is a link, or if it exceeds `limit` bytes."""
     try:
         with open(os.open(path, _FLAGS | os.O_NONBLOCK), "rb") as stream:
@@ -80,7 +79,7 @@ def read_plain(path: Path, limit: int) -> bytes | None:
 
 
 class DirectoryFiles(Files):
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str) -> None:
         self._root = root
         names: dict[str, int] = {}
         self._problems, self._directories = [], set()
@@ -89,26 +88,26 @@ class DirectoryFiles(Files):
                 if "/" not in name:
                     self._directories.add(name)
             elif stat.S_ISREG(status):
-                names[name] = (root / name).lstat().st_size
+                names[name] = os.lstat(os.path.join(root, name)).st_size
             else:
                 self._problems.append(OddEntry(name, "is neither a regular file nor a directory"))
         self._names = names
 
     def open(self, name: str, /) -> BinaryIO:
-        return os.fdopen(os.open(self._root / name, _FLAGS), "rb", buffering=0)
+        return os.fdopen(os.open(os.path.join(self._root, name), _FLAGS), "rb", buffering=0)
 
     def state(self, name: str, /) -> bytes | None:
-        return read_plain(self._root / STATE_DIRECTORY / name, SMALL_FILE_BYTES)
+        return read_plain(os.path.join(self._root, STATE_DIRECTORY, name), SMALL_FILE_BYTES)
 
     def close(self) -> None:
         pass
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
+def _walk(root: str) -> Iterator[tuple[str, int]]:
     pending = [""]
     while pending:
         directory = pending.pop()
-        with os.scandir(root / directory) as entries:
+        with os.scandir(os.path.join(root, directory)) as entries:
             for entry in entries:
                 name = f"{directory}/{entry.name}" if directory else entry.name
                 if entry.is_dir(follow_symlinks=False):
@@ -121,7 +120,7 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
 
 
 class TarFiles(Files):
-    def __init__(self, path: Path, name: Path | None = None) -> None:
+    def __init__(self, path: str, name: str | None = None) -> None:
         """`name` is the path in errors, if it is not `path`."""
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO must not block
         try:
@@ -130,13 +129,13 @@ class TarFiles(Files):
             shown = name or path
             if not looks_like_tar(os.pread(self._fd, 512, 0)):
                 raise UnrecognisedSourceError(f"{shown}: not a tar archive")
-            index = index_tar(self._fd, str(shown))
+            index = index_tar(self._fd, shown)
         except BaseException:
             os.close(self._fd)
             raise
         self._members: dict[str, Member] = {}
         self._directories = set()
-        self._problems = [OddEntry(str(shown), damage.error.message) for damage in index.damages]
+        self._problems = [OddEntry(shown, damage.error.message) for damage in index.damages]
         for member in index.members:
             own = member.name.removeprefix("./").rstrip("/")
             if member.kind is MemberKind.DIRECTORY:
