@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import compress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -175,7 +176,7 @@ class LayerDocument(bytes):
                 with suppress(DocumentError):  # a field that Docker refuses: `facts` raises the error
                     self._facts = _facts(document, decode_document(_IMAGE, document, what))
                 fields = _other_fields(document)
-            self._identity = LayerIdentity(*(_text_or_none(fields.get(key)) for key in LayerIdentity._fields))
+            self._identity = LayerIdentity(*map(_text_or_none, map(fields.get, LayerIdentity._fields)))
         return self._identity
 
     def facts(self, what: str = _WHAT) -> V1Json:
@@ -250,9 +251,7 @@ def _identity_fields(raw: bytes, what: str) -> Mapping[str, Any] | None:
         document = load_json(raw, what)
     except DocumentError:
         return None
-    if isinstance(document, dict) and all(
-        key in document for key, count in zip(LayerIdentity._fields, counts, strict=True) if count
-    ):
+    if isinstance(document, dict) and all(map(document.__contains__, compress(LayerIdentity._fields, counts))):
         return document
     return _other_fields(document)
 

@@ -75,7 +75,7 @@ class PayloadRef(Struct, frozen=True, kw_only=True):
     absent: str | None = None
 
 
-class LegacyLayer(Struct, frozen=True, kw_only=True):
+class LegacyLayer(Struct, frozen=True, kw_only=True, weakref=True):
     """One layer. `json` is verbatim; readers give a `LayerDocument`, which keeps its parsed fields. `parent`: the
     effective parent by the rules of the source.
 

@@ -10,11 +10,13 @@ import contextlib
 import os
 import posixpath
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
 _FOLDER_NAME = re.compile(r"(?:[^/]+/)+[^/:]+:[^/:]+")
 """A folder `team/app:1`: Docker 1.0 and 1.1 used the name of an image for its folder (moby #6857)."""
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
+_KEPT_BYTES = 16 * 1024 * 1024
+"""Limit of the layer documents that are kept between the listing and the reading of layers. Others are read again."""
 _FURTHER = "//"
 """The key of a payload in the second or a later archive of the file begins with this, since no member's name does. (The
 key of a payload that was read from a stream and not kept begins with one `/`.)"""
@@ -85,10 +89,15 @@ class DockerArchiveSource(LegacySource):
         self._salvage = salvage
         self._archive = members
         self._file = [] if file is None else file
-        self._v1_ids: list[str] | None = None
-        self._layers: dict[LegacyID, LegacyLayer] = {}
+        self._v1_ids: list[LegacyID] | None = None
+        # Images share the layers that they have in common, as long as one of them is in memory.
+        self._layers: WeakValueDictionary[LegacyID, LegacyLayer] = WeakValueDictionary()
         self._documents: dict[LegacyID, LayerDocument] = {}
         self._document_bytes = 0
+        self._parents: dict[LegacyID, LegacyID | None] = {}
+        """The parents in all documents that were read. Those documents are counted in `_document_bytes`."""
+        self._stated: dict[LegacyID, str] = {}
+        """The IDs in those documents that are not the layer's own."""
 
     @property
     def is_read_once(self) -> bool:
@@ -122,6 +131,8 @@ class DockerArchiveSource(LegacySource):
         return self._file
 
     def listing(self) -> SourceListing:
+        if len(self._archives) == 1:
+            return self._list_own()
         found = SourceListing(images=[])
         errors: list[SourceUnreadableError] = []
         for archive in self._archives:
@@ -218,9 +229,10 @@ class DockerArchiveSource(LegacySource):
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         """A v1 layer. The directory's name is its ID, as for Docker's load, even if the json has another `id`."""
-        if legacy_id not in self._layers:
-            self._layers[legacy_id] = self._find_v1_layer(legacy_id)
-        return self._layers[legacy_id]
+        layer = self._layers.get(legacy_id)
+        if layer is None:
+            layer = self._layers[legacy_id] = self._find_v1_layer(legacy_id)
+        return layer
 
     def _find_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         """The layer of this archive, or else of another archive in the file, as if Docker loaded one after the other.
@@ -240,11 +252,7 @@ class DockerArchiveSource(LegacySource):
 
     def _read_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         document = self._read_document(legacy_id)
-        try:
-            stated, parent, _ = document.identity(f"{self.location}: {legacy_id}/json")
-        except MigrateError as error:
-            raise error.at_layer(legacy_id) from error
-        document.forget()
+        stated, parent = self._identity(legacy_id, document)
         warnings: list[str] = []
         # Docker 1.0.1 wrote archives in which they differ. Docker's load does not look at `id` at all (moby 28.5,
         # image/tarexport/load.go).
@@ -256,13 +264,30 @@ class DockerArchiveSource(LegacySource):
         return LegacyLayer(
             legacy_id=legacy_id,
             json=document,
-            parent=LegacyID(parent) if parent else None,
+            parent=parent,
             payload=self._payload_ref(f"{legacy_id}/layer.tar", legacy_id),
             warnings=tuple(warnings),
         )
 
+    def _identity(self, legacy_id: LegacyID, document: LayerDocument) -> tuple[str | None, LegacyID | None]:
+        """(the ID in the layer's json, the parent), which are parsed once."""
+        if legacy_id not in self._parents:
+            try:
+                stated, named, _ = document.identity(f"{self.location}: {legacy_id}/json")
+            except MigrateError as error:
+                self._documents[legacy_id] = document
+                raise error.at_layer(legacy_id) from error
+            document.forget()
+            # One object for each ID: its text takes more memory than all else that is kept of a layer.
+            ids, parent = self._v1_ids or (), LegacyID(named) if named else None
+            place = 0 if parent is None else bisect_left(ids, parent)
+            self._parents[legacy_id] = ids[place] if ids[place : place + 1] == [parent] else parent
+            if stated not in (None, legacy_id):
+                self._stated[legacy_id] = stated
+        return self._stated.get(legacy_id, legacy_id), self._parents[legacy_id]
+
     def _read_document(self, legacy_id: LegacyID) -> LayerDocument:
-        """The layer's json. It is read once, also if the layer's content is lost."""
+        """The layer's json, also if the layer's content is lost."""
         if legacy_id in self._documents:
             return self._documents[legacy_id]
         try:
@@ -274,11 +299,14 @@ class DockerArchiveSource(LegacySource):
             raise MissingLayerError(f"{self.location}: there is no layer {legacy_id}", layer=legacy_id) from error
         except SourceError as error:
             raise error.at_layer(legacy_id) from error
+        if legacy_id in self._parents:
+            return document
         self._document_bytes += len(document)
         if self._document_bytes > limits.DOCUMENTS_BYTES:
             total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
             raise LimitError(f"{self.location}: {total}", layer=legacy_id)
-        self._documents[legacy_id] = document
+        if self._document_bytes <= _KEPT_BYTES:
+            self._documents[legacy_id] = document
         return document
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
@@ -318,10 +346,10 @@ class DockerArchiveSource(LegacySource):
             raise error.at_layer(legacy_id) from error
         return PayloadRef(key=self._members.key_of(member), size=member.size)
 
-    def _v1_layer_ids(self) -> list[str]:
+    def _v1_layer_ids(self) -> list[LegacyID]:
         if self._v1_ids is None:
-            files = (name.rpartition("/") for name in self._members.names())
-            folders = {folder for folder, slash, file in files if slash and file in ("json", "layer.tar")}
+            files = (name for name in self._members.names() if name.endswith(("/json", "/layer.tar")))
+            folders = {name.rpartition("/")[0] for name in files}
             # A name with `/` makes nested folders. They count only with a layer, since any folder may have a `json`.
             found = {
                 name
@@ -333,23 +361,14 @@ class DockerArchiveSource(LegacySource):
                     and f"{name}/layer.tar" in self._members
                 )
             }
-            self._v1_ids = sorted(found.union(filter(is_hex_id, self._members.unlisted)))
+            self._v1_ids = sorted(map(LegacyID, found.union(filter(is_hex_id, self._members.unlisted))))
         return self._v1_ids
 
     def _list_v1(self) -> SourceListing:
         references, failures = self._read_repositories()
         warnings: list[str] = []
-        parents: dict[LegacyID, LegacyID | None] = {}
-        for legacy_id in map(LegacyID, self._v1_layer_ids()):
-            try:
-                parents[legacy_id] = self.read_layer(legacy_id).parent
-            except MigrateError:
-                # The image that needs the layer fails when its chain is walked. The parent in the json is still used:
-                # otherwise the parent would become an image of its own.
-                parents[legacy_id] = None
-                with contextlib.suppress(MigrateError):
-                    parent = self._read_document(legacy_id).identity(self.location).parent
-                    parents[legacy_id] = LegacyID(parent) if parent else None
+        ids = self._v1_layer_ids()
+        parents = {legacy_id: self._parent(legacy_id) for legacy_id in ids}
         tagged: dict[LegacyID, list[Reference]] = defaultdict(list)
         for legacy_id in parents:
             # `docker save NAME:TAG` of 1.0 and 1.1 gives a folder the name instead of the ID (moby #6857).
@@ -374,7 +393,20 @@ class DockerArchiveSource(LegacySource):
         # A layer that is another one's parent is an image only if it has a name.
         heads = set(find_heads(parents)) | set(tagged)
         images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
-        return SourceListing(images=images, layers=sorted(parents), failures=failures, warnings=warnings)
+        return SourceListing(images=images, layers=ids, failures=failures, warnings=warnings)
+
+    def _parent(self, legacy_id: LegacyID) -> LegacyID | None:
+        """The parent in the layer's json; None also if the json cannot be read.
+
+        If the layer's content is lost, the image that needs it fails when its chain is walked. Without the parent, the
+        parent would become an image of its own.
+        """
+        if len(self._archives) > 1:
+            with contextlib.suppress(MigrateError):
+                return self._find_v1_layer(legacy_id).parent
+        with contextlib.suppress(MigrateError):
+            return self._identity(legacy_id, self._read_document(legacy_id))[1]
+        return None
 
     def _whole_id(self, legacy_id: LegacyID, own: Mapping[LegacyID, object]) -> LegacyID | None:
         """The layer with an ID, which may be shortened: of this archive, or of another one in the file. None if there

@@ -72,28 +72,34 @@ class Members:
         self.repeated: set[str] = set()
         self.unlisted: dict[str, str] = {}
         """Directory → why it could not be listed. Whether it has a certain member is not known."""
-        self._members = self._with_clean_names(found)
+        members = found if isinstance(found, MemberList) else MemberList(islice(found, limits.ARCHIVE_MEMBERS + 1))
+        if len(members) > limits.ARCHIVE_MEMBERS:
+            raise LimitError(f"{location}: more than {limits.ARCHIVE_MEMBERS:,} members (ARCHIVE_MEMBERS)")
+        if not self._put(members, sound):
+            self._put(self._with_clean_names(members), sound)
+
+    def _put(self, members: MemberList, sound: int | None) -> bool:
+        """False if a name is not clean."""
+        self._members = members
         # A hash table of the names: the number of each name's member, plus 1. A dict would take four times the memory.
-        self._slots = array("I", bytes(4 * (2 * len(self._members) + 1)))
-        for number, name in enumerate(self._members.names()):
+        self._slots = array("I", bytes(4 * (2 * len(members) + 1)))
+        for number, name in enumerate(members.names()):
+            if name != clean_name(name):
+                return False
             if not name:
                 continue
             slot = self._slot(name)
-            if self._slots[slot] and self._members.kind(number) is not MemberKind.DIRECTORY:
+            if self._slots[slot] and members.kind(number) is not MemberKind.DIRECTORY:
                 # Docker would take the later one. But behind damage, a header may be a file inside a layer.
                 if sound is not None and number >= sound:
                     self.repeated.add(name)
                     continue
                 self.duplicates.add(name)
             self._slots[slot] = number + 1
+        return True
 
-    def _with_clean_names(self, found: Iterable[Member]) -> MemberList:
-        """`found` with clean names. The root, and a member that is named outside the archive, have the name ""."""
-        members = found if isinstance(found, MemberList) else MemberList(islice(found, limits.ARCHIVE_MEMBERS + 1))
-        if len(members) > limits.ARCHIVE_MEMBERS:
-            raise LimitError(f"{self.location}: more than {limits.ARCHIVE_MEMBERS:,} members (ARCHIVE_MEMBERS)")
-        if all(name == clean_name(name) for name in members.names()):
-            return members
+    def _with_clean_names(self, members: MemberList) -> MemberList:
+        """The root, and a member that is named outside the archive, get the name ""."""
         clean = MemberList()
         for member in members:
             name = clean_name(member.name)

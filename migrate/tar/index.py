@@ -24,7 +24,9 @@ from migrate.tar.header import (
     ZERO_BLOCK,
     Announced,
     checksum_is_right,
+    header_adler,
     header_name,
+    known_adlers,
     parse_number,
     read_fields,
 )
@@ -356,8 +358,10 @@ def _plain_member(header: bytes, content: int) -> Member | None:
     """The member of a plain header: a regular file without a prefix, as most members are. None for any other header."""
     if len(header) < BLOCK:
         return None
-    name, size, end, _, kind, prefix = read_fields(header)
-    if kind != REGULAR or prefix or end not in FIELD_ENDS or not size.isdigit() or not checksum_is_right(header):
+    name, size, end, checksum, kind, prefix = read_fields(header)
+    if kind != REGULAR or prefix or end not in FIELD_ENDS or not size.isdigit():
+        return None
+    if known_adlers.get(checksum) != header_adler(header) and not checksum_is_right(header):
         return None
     name = name.partition(b"\0")[0]
     if name.endswith(b"/"):
