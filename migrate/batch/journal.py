@@ -91,7 +91,7 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
-class LinePlace(Struct, frozen=True):
+class LinePlace(Struct, frozen=True, gc=False):
     """The place of a line in the journal with this name, in bytes."""
 
     journal: str

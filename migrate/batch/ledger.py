@@ -17,7 +17,7 @@ Wants = Callable[[str, Finished], bool]
 """True if a line about the source fits the current run: the same options, and the source as it is now."""
 
 
-class Known(Struct, frozen=True):
+class Known(Struct, frozen=True, gc=False):
     """The line of one source that is used. It was finished `seconds` after 1970 and took `duration` seconds."""
 
     finished: Finished

@@ -27,7 +27,7 @@ from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.documents.image_map import MappedImage
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import ComposedImage, Descriptor, HashedLayer
+from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import Failure
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
@@ -45,7 +45,7 @@ _MOST_IMAGES: Final = 1 << 32
 """The highest number of images in a source, so that (source, image) can be one number in the order of the batch."""
 
 
-class MergeSource(Struct, frozen=True):
+class MergeSource(Struct, frozen=True, gc=False):
     """One source of the batch, by its line in the journal. `generation` is the number of merges before that line."""
 
     location: str
@@ -79,7 +79,6 @@ class Merge(Struct):
     _written: Counter[str] = field(default_factory=Counter)
     _layers: dict[tuple[str, DiffID], HashedLayer] = field(default_factory=dict)
     _counted: str | None = None
-    _descriptors: dict[DiffID, Descriptor] = field(default_factory=dict)
     _choice: BlobChoice = field(default_factory=lambda: BlobChoice("gzip"))
     _uncomposed: set[tuple[str, int]] = field(default_factory=set)
     _rows_early: BinaryIO | None = None
@@ -153,7 +152,7 @@ class Merge(Struct):
             return
         losers = tuple(self._choice.losers())
         # to write an index needs most memory, so what has led to it goes before
-        self._choice, self._descriptors = BlobChoice("gzip"), {}
+        self._choice = BlobChoice("gzip")
         mapped, self._mapped = self._mapped, []
         self.target.add_to_map(mapped)
         spool.seek(0)
@@ -272,22 +271,15 @@ class Merge(Struct):
     def _compose(self, composed: ComposedImage) -> ComposedImage:
         """`composed` with a manifest, which can be made only after the blobs are chosen. The record may be from a run
         with another `--format`, so its media types are replaced, too."""
-        layers = tuple(self._descriptor(diff_id) for diff_id in composed.diff_ids)
+        form = self.options.format
+        layers = tuple(layer_descriptor(self._choice.layer(one)[1], form) for one in composed.diff_ids)
         return replace(
             composed,
-            config_media_type=CONFIG_TYPE_OF[self.options.format],
-            manifest_document=compose_manifest(composed.config, layers, self.options.format),
-            manifest_media_type=MANIFEST_TYPE_OF[self.options.format],
+            config_media_type=CONFIG_TYPE_OF[form],
+            manifest_document=compose_manifest(composed.config, layers, form),
+            manifest_media_type=MANIFEST_TYPE_OF[form],
             layers=layers,
         )
-
-    def _descriptor(self, diff_id: DiffID) -> Descriptor:
-        """The descriptor of a layer. One object for each layer, because the target keeps those of all images."""
-        known = self._descriptors.get(diff_id)
-        if known is None:
-            diff_id, blob = self._choice.layer(diff_id)
-            known = self._descriptors[diff_id] = layer_descriptor(blob, self.options.format)
-        return known
 
     def _add_failure(self, failure: Failure, *, is_shown: bool) -> None:
         self.failures.append(failure)

@@ -32,7 +32,7 @@ class SourceOutcome(StrEnum):
     SKIPPED = "skipped"
 
 
-class SourceIdentity(Struct, frozen=True):
+class SourceIdentity(Struct, frozen=True, gc=False):
     """The state of a source, by which a change is noticed: its size in bytes (None for directories) and a mark of its
     last change (mtime of a file in ns, ETag of an object, digest of the listing of a directory)."""
 
@@ -59,7 +59,7 @@ class Candidate(Struct, frozen=True):
     loan: Loan | None = None
 
 
-class Finished(Struct, frozen=True):
+class Finished(Struct, frozen=True, gc=False):
     """A source in the journal: its state, how it was read (`recipe`), and its outcome."""
 
     identity: SourceIdentity

@@ -125,7 +125,7 @@ def parse_record(
         last = decode_line(_LAST, last_line)
         _check_sizes(*(volume.bytes for volume in last.orphaned_volumes))
         return SourceRecord(
-            type=last.type,
+            type=None if last.type is None else _word(last.type),
             layers=tuple(rows),
             images=tuple(records),
             failures=tuple(
@@ -264,7 +264,7 @@ def _word(text: str) -> str:
     return sys.intern(text)
 
 
-@lru_cache(65_536)
+@lru_cache(8_192)
 def _digest(text: str) -> Digest:
     """One object for all records that name the layer: thousands of them share their bases."""
     return Digest(text)
@@ -431,7 +431,7 @@ def _check_sizes(*sizes: int | None) -> None:
 
 
 def _references(pairs: _Pairs) -> tuple[Reference, ...]:
-    return tuple(Reference(name, tag) for name, tag in pairs)
+    return tuple(Reference(_word(name), _word(tag)) for name, tag in pairs)
 
 
 def _pairs(references: Sequence[Reference]) -> list[tuple[str, str]]:

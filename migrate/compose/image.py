@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from migrate.compose.config import HistoryStep, config_frame, encode_diff_id, encode_step, fill_platform
-from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, config_descriptor, shared_layer_descriptor
+from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, config_descriptor, layer_descriptor
 from migrate.documents.go_json import carried_values, encode_object, fold_key, read_document
 from migrate.documents.json_text import check_limits
 from migrate.documents.oci import ConfigFacts, encode_layer, manifest_frame, parse_config, parse_manifest
@@ -79,7 +79,7 @@ class SharedParts:
     def _layer(self, layer: HashedLayer, format: Format) -> DescribedLayer:
         known = self._layers.get(id(layer))
         if known is None:
-            descriptor = None if layer.blob is None else shared_layer_descriptor(layer.blob, format)
+            descriptor = None if layer.blob is None else layer_descriptor(layer.blob, format)
             row = b"" if descriptor is None else _compact_copy(encode_layer(descriptor, MANIFEST_TYPE_OF[format]))
             known = self._layers[id(layer)] = layer, _compact_copy(encode_diff_id(layer.diff_id)), descriptor, row
         return known

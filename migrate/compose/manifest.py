@@ -24,16 +24,13 @@ _LAYER_TYPES: Final = {
 }
 
 
+@lru_cache(4_096)  # one object for many images: a target keeps the layers of all
 def layer_descriptor(blob: StoredBlob, format: Format) -> Descriptor:
     """The descriptor of a layer's blob. Raises ComposeError for a compression without a media type in the format."""
     media_type = _LAYER_TYPES.get((format, blob.compression))
     if media_type is None:
         raise ComposeError(f"layer blob {blob.digest}: {format} has no media type for {blob.compression} layers")
     return Descriptor(media_type=media_type, digest=blob.digest, size=blob.size)
-
-
-shared_layer_descriptor = lru_cache(65_536)(layer_descriptor)
-"""One object for all images that have the layer."""
 
 
 def config_descriptor(config: bytes, format: Format) -> Descriptor:
