@@ -123,7 +123,7 @@ class ReadOptions:
         return tuple(path for path in (self.dm_data, self.dm_metadata) if path)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, init=False)
 class ImageOptions:
     """Options for the choice of images and for their bytes.
 
@@ -209,7 +209,7 @@ def _check_template(template: str) -> None:
             raise UsageError(f"--tag-template {template}: %{directive} is none of %Y %m %d %H %M %S %j")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, init=False)
 class RunOptions:
     """Options for the course of the run. `jobs`: number of threads (processes in a batch), 1 or more. `exact_sizes`: a
     plan compresses, too. `force`: start although the free space may not be enough. `check_existing`: read every blob
