@@ -6,7 +6,6 @@ import gc
 import importlib
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Collection
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Task
 from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.batch.worker_pool import Work, WorkerPool
+from migrate.blobio.processes import end_at_once, leave_signals_to_main_process
 from migrate.errors import TargetError, UsageError
 
 
@@ -82,13 +82,7 @@ class ProcessPool(WorkerPool):
             processes = list((getattr(pool, "_processes", None) or {}).values())
             pool.shutdown(wait=not at_once, cancel_futures=True)
             if at_once:
-                # The target is valid after a kill at any moment, so there is no need to wait for a large layer.
-                for process in processes:
-                    process.terminate()
-                for process in processes:
-                    process.join(1)
-                    if process.is_alive():
-                        process.kill()
+                end_at_once(processes)
 
     def _open(self, workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
@@ -97,11 +91,9 @@ class ProcessPool(WorkerPool):
 
 
 def _begin_process(*gc_thresholds: int) -> None:
-    """Prepares a worker process. It collects garbage as seldom as the coordinator does. A terminal sends Ctrl-C to all
-    processes; only the coordinator reacts to it."""
+    """Prepares a worker process. It collects garbage as seldom as the coordinator does."""
     gc.set_threshold(*gc_thresholds)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_signals_to_main_process()
     Finalize(None, close_workers, exitpriority=10)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
 

@@ -25,6 +25,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import force_setattr
 
+from migrate.blobio.processes import end_at_once, leave_signals_to_main_process
 from migrate.convert.portions import Portion, Share
 from migrate.model.digest import Digest
 from migrate.writers.base import ImageTarget
@@ -68,7 +69,7 @@ def share(
             )
             with _signals_held():
                 child.start()
-            children.append(child)
+                children.append(child)
             its.close()
         while working:
             for one in wait(list(working)):
@@ -86,8 +87,10 @@ def share(
                 arrived(made)
     finally:
         os.close(numbers)
-        for child in children:
-            _end(child, at_once=bool(working))
+        if not working:
+            for child in children:
+                child.join(_PATIENCE)
+        end_at_once(children)
     return done
 
 
@@ -122,9 +125,7 @@ def _work(
     results: Connection,
     not_mine: Sequence[Connection],
 ) -> None:
-    # A terminal sends Ctrl-C to all processes; the main process ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_signals_to_main_process()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     for connection in not_mine:  # otherwise nobody would notice that the main process was killed
         connection.close()
@@ -147,12 +148,3 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
-
-
-def _end(child: BaseProcess, *, at_once: bool) -> None:
-    if at_once:  # the target is valid after a kill at any moment
-        child.terminate()
-    child.join(_PATIENCE)
-    if child.is_alive():
-        child.kill()
-        child.join()
