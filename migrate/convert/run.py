@@ -10,7 +10,7 @@ import dataclasses
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -27,8 +27,8 @@ from migrate.compose.image import SharedParts, compose_image
 from migrate.compose.names import untagged_reference, wanted_reference
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.other_places import OF_TARGET, Lent, OtherPlaces
-from migrate.convert.planned import PlannedImage
-from migrate.convert.portions import RecordedProgress, Share, divide
+from migrate.convert.planned import Chain, PlannedImage
+from migrate.convert.portions import Divider, RecordedProgress, Share
 from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images, without_documents
 from migrate.convert.repeat import run_key
 from migrate.convert.selection import (
@@ -59,7 +59,7 @@ from migrate.layout.names import plain_path
 from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
-from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, is_hex_id
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, PayloadRef, is_hex_id
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress, SilentProgress
 from migrate.model.reference import Reference
@@ -119,6 +119,7 @@ class Conversion(Struct):
     _rootfs: RunCheck | None = None
     _shared: SharedParts = field(default_factory=SharedParts)
     _layers_planned: int = 0
+    _divider: Divider | None = None
     _estimate: SizeEstimate | None = None
     _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
     _others: OtherPlaces | None = None
@@ -319,6 +320,7 @@ class Conversion(Struct):
         return finished + self._salvage(planned, finished)
 
     def _convert(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> list[FinishedImage]:
+        planned = [image for image in planned if image.chain or self._read_chain(image)]
         # All layers of all images at once, so that a layer which several images share is read once.
         self.hashed = self._rehash(planned, store)
         self._take_content_of_target(planned, store)
@@ -326,16 +328,16 @@ class Conversion(Struct):
 
     def _convert_shared(self, planned: Sequence[PlannedImage]) -> list[FinishedImage]:
         """As `_convert` into the target, by several processes if the images are many and small."""
-        target, divided = self.target, None
-        if target is not None and target.can_be_shared and not (self.observer or self._passed):
-            divided = divide(planned, self.sources, self.options)
+        target, divided = self.target, None if self._divider is None else self._divider.portions(planned)
         if target is None or divided is None:
             return self._convert(planned, target)
         from migrate.convert.shares import share  # with multiprocessing, which takes long to load
 
-        check_target_room(divided.layers, target, self.options)
-        total = sum(ref.size or 0 for ref in divided.layers)
-        self.progress.emit(Event(kind="stage", stage="compress", total_bytes=total, total_items=len(divided.layers)))
+        total, items = divided.total_bytes, divided.layers
+        free = target.free_bytes()
+        if free is not None and total > free:  # otherwise there is room, and the chains need not be read for it
+            check_target_room(self._iter_payloads(planned), target, self.options)
+        self.progress.emit(Event(kind="stage", stage="compress", total_bytes=total, total_items=items))
         done = share(divided.portions, target, self._convert_portion, self.options.jobs, self._take_share)
         target.read_again()
         finished: list[FinishedImage] = []
@@ -440,6 +442,9 @@ class Conversion(Struct):
         if options.exclude and not planned and any(listing.images or listing.indexes for listing in listings):
             raise UsageError(f"--exclude {', '.join(options.exclude)} leaves no image")
         check_containers(listings, options.container, matched)
+        self._divider = None
+        if self.target is not None and self.target.can_be_shared and not (self.observer or self._passed):
+            self._divider = Divider.of(len(planned), self.sources, self.options)
         return [image for image in planned if self._walk(image)]
 
     def _note_half_removed(self, opened: OpenedSource) -> None:
@@ -454,22 +459,42 @@ class Conversion(Struct):
             )
 
     def _walk(self, planned: PlannedImage) -> bool:
+        """False if the chain cannot be read."""
+        if not self._read_chain(planned):
+            return False
+        # With `--all`, the chains of n layers have n²/2 layers, which would not fit into memory for a large n.
+        if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
+            message = (
+                f"image {planned.image.head}: this run has more than {limits.RUN_LAYERS:,} layers in all its images"
+                " (RUN_LAYERS); convert them in several runs with --image, or with migrate batch"
+            )
+            self._fail(LimitError(message), planned.location, planned.image)
+            return False
+        self._layers_planned += len(planned.chain)
+        if self._divider is not None:
+            self._divider.look_at(planned)
+        return True
+
+    def _read_chain(self, planned: PlannedImage) -> bool:
+        """False if it cannot be read, which is a failure then."""
         try:
-            given = planned.image.chain
-            read_layer = partial(self._read_layer, planned)
-            planned.chain = given if given is not None else walk_chain(planned.image.head, read_layer)
-            check_chain(planned.chain)
-            # With `--all`, the chains of n layers have n²/2 layers, which would not fit into memory for a large n.
-            if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
-                raise LimitError(
-                    f"image {planned.image.head}: this run has more than {limits.RUN_LAYERS:,} layers in all its images"
-                    " (RUN_LAYERS); convert them in several runs with --image, or with migrate batch"
-                )
-            self._layers_planned += len(planned.chain)
+            planned.chain = self._chain_of(planned)
         except MigrateError as error:
             self._fail(error, planned.location, planned.image)
             return False
         return True
+
+    def _chain_of(self, planned: PlannedImage) -> Chain:
+        given = planned.image.chain
+        chain = given if given is not None else walk_chain(planned.image.head, partial(self._read_layer, planned))
+        check_chain(chain)
+        return chain
+
+    def _iter_payloads(self, planned: Iterable[PlannedImage]) -> Iterator[PayloadRef]:
+        """The layers of images whose chains were dropped."""
+        for image in planned:
+            with suppress(MigrateError):  # the source was changed meanwhile: a failure when the image is converted
+                yield from (layer.payload for layer in self._chain_of(image) if layer.payload is not None)
 
     def _read_layer(self, planned: PlannedImage, legacy_id: LegacyID) -> LegacyLayer:
         """A layer of the image's own source, or else of another place: an ID of 64 random digits identifies a layer
@@ -486,7 +511,7 @@ class Conversion(Struct):
                 self.missing.add(legacy_id)
                 raise
         index, layer = found
-        planned.elsewhere[legacy_id] = index
+        planned.elsewhere = {**planned.elsewhere, legacy_id: index}
         warning = f"layer {legacy_id}: taken from {self.others.place(index).location}"
         return replace(layer, warnings=(*layer.warnings, warning))
 

@@ -14,7 +14,7 @@ import pytest
 
 from migrate.blobio.payload import Extent, Payload
 from migrate.convert.planned import PlannedImage
-from migrate.convert.portions import Portions, RecordedProgress, divide
+from migrate.convert.portions import Divider, Portions, RecordedProgress
 from migrate.convert.sources import OpenedSource
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, PayloadRef, ReadyIndex
@@ -62,13 +62,22 @@ def _images(count: int = 600) -> list[PlannedImage]:
     ]
 
 
+def divide(images: Sequence[PlannedImage], sources: Sequence[OpenedSource], options: ConvertOptions) -> Portions | None:
+    divider = Divider.of(len(images), sources, options)
+    if divider is None:
+        return None
+    for image in images:
+        divider.look_at(image)
+    return divider.portions(images)
+
+
 def test_portions_are_neighbours_and_have_every_image_once(sources: Sequence[OpenedSource]) -> None:
     images = _images()
     found = divide(images, sources, OPTIONS)
     assert isinstance(found, Portions)
     assert [image for portion in found.portions for image in portion] == images
     assert len(found.portions) > 2
-    assert len(found.layers) == 600 + len(found.portions)  # the common layer is read in each portion
+    assert found.layers == 600 + len(found.portions)  # the common layer is read in each portion
 
 
 def test_the_numbers_of_very_many_portions_fit_into_the_smallest_pipe(sources: Sequence[OpenedSource]) -> None:
