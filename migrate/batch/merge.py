@@ -112,7 +112,9 @@ class Merge(Struct):
             # Sources are in the order of the report already, so its rows are made in the same pass as the images.
             # Otherwise the records are read again in that order.
             self._rows_early = rows
-        publisher.publish(self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False))
+        publisher.assign(lambda: self._images(layers=False))
+        for image in publisher.commit(self._images()):
+            self._count(image, publisher)
         self._end_source(publisher)
         self._kept.clear()
         self.account.head = build_head(
@@ -289,7 +291,7 @@ class Merge(Struct):
     # --- report ------------------------------------------------------------------------------------------------
 
     def _count(self, image: FinishedImage, publisher: Publisher) -> None:
-        """Called for every image that was written, source by source."""
+        """Called for every image that is written, source by source."""
         if image.source != self._counted:
             self._end_source(publisher)
             self._counted = image.source

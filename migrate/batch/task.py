@@ -238,7 +238,8 @@ class Worker:
         self.blobs.begin(
             {payload.size for payload in payloads if payload.size is not None and payload.size > SMALL_LAYER_BYTES}
         )
-        images = conversion.convert_images(self.blobs)
+        images: list[FinishedImage] = []
+        conversion.convert_images(self.blobs, images.append)
         self.blobs.found.update(dict.fromkeys(conversion.lent.contents, Role.FOUND))
         rows, numbers = self._rows(conversion, images)
         records = [

@@ -12,7 +12,7 @@ from migrate.blobio.spool import Spool
 
 Row = TypeVar("Row")
 
-_FIRST_ROWS: Final = 10_000
+_FIRST_ROWS: Final = 12_000
 """So many rows are in memory before the first run is written."""
 _ROWS_A_RUN: Final = 2_000
 _ROWS_A_BLOCK: Final = 32
@@ -56,6 +56,11 @@ class SortedRuns(Sequence[Row], Generic[Row]):
         self._length += 1
         if len(self._waiting) >= (_ROWS_A_RUN if self._runs else _FIRST_ROWS):
             self._write_run()
+
+    @property
+    def is_in_file(self) -> bool:
+        """True for many rows. Others may as well be a tuple."""
+        return self._spool is not None
 
     def close(self) -> None:
         """Closes the file. Nothing may be called then."""

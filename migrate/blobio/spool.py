@@ -24,9 +24,7 @@ from migrate.errors import SourceError, SourceUnreadableError, TargetError
 _CHUNK = 1024 * 1024
 _ZEROS = bytes(_CHUNK)
 _HEAD_BYTES = 512
-_DOCUMENTS_IN_MEMORY = 16 * 1024 * 1024
-_SHORT_DOCUMENT = 8 * 1024
-"""Longer ones are those of long chains, which share their parts in memory."""
+_OVERFLOW_BYTES = 16 * 1024 * 1024
 
 
 class Seekable(Struct, frozen=True):
@@ -182,36 +180,35 @@ class Spool:
         return TargetError(f"{self._what}: cannot be kept in a temporary file: {error.strerror}{hint}")
 
 
-class DocumentSpool:
-    """Short documents of a run with very many images, in an unlinked temporary file once they are too many for memory.
+class Overflow:
+    """Contents, each in memory or, once they are too many for it, in an unlinked temporary file.
 
     `keep` is called by one thread; what it gives can be read by any, until `close`.
     """
 
-    def __init__(self, directory: str | None) -> None:
+    def __init__(self, what: str, directory: str | None) -> None:
+        self._what = what
         self._directory = directory
         self._spool: Spool | None = None
         self._bytes = 0
 
-    def keep(self, content: bytes) -> SupportsBytes | None:
-        """`content`, to be read when it is needed; None where it had better stay in memory. Raises TargetError."""
-        if len(content) > _SHORT_DOCUMENT:
-            return None
+    def keep(self, content: bytes) -> SupportsBytes:
+        """`content`, to be read when it is needed. Raises TargetError."""
         self._bytes += len(content)
-        if self._bytes <= _DOCUMENTS_IN_MEMORY:
+        if self._bytes <= _OVERFLOW_BYTES:
             return content
         if self._spool is None:
-            self._spool = Spool(self._directory, "documents of images")
+            self._spool = Spool(self._directory, self._what)
         place = self._spool.size
         self._spool.append(content)
-        return _SpooledDocument(self._spool, place, len(content))
+        return _Spooled(self._spool, place, len(content))
 
     def close(self) -> None:
         if self._spool is not None:
             self._spool.close()
 
 
-class _SpooledDocument:
+class _Spooled:
     __slots__ = ("_place", "_size", "_spool")
 
     def __init__(self, spool: Spool, place: int, size: int) -> None:

@@ -127,12 +127,11 @@ class EarlierImages:
                 found = {Digest.of(one.config): one for one in (*listing.images, *children) if one.config is not None}
         return found
 
-    def iter_lost(self, written: Collection[Digest]) -> Iterator[str]:
+    def iter_lost(self, written: Iterable[Digest]) -> Iterator[str]:
         """A warning about the images of an existing archive that the run does not write (`written`: image IDs). A
         layout keeps such images, but an archive is written anew."""
-        if self._prefix not in _ARCHIVES or not written:
-            return
-        lost = [image for image_id, image in self._images.items() if image_id not in written]
+        kept = set(written) if self._prefix in _ARCHIVES else ()
+        lost = [image for image_id, image in self._images.items() if image_id not in kept] if kept else []
         if lost:
             shown = sorted(str(name) for image in lost for name in image.references or (image.head,))
             shown[_SHOWN:] = ["…"] if len(shown) > _SHOWN else []

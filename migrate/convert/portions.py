@@ -8,13 +8,12 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, SupportsBytes
 
 from msgspec import Struct, field
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression
 from migrate.convert.planned import PlannedImage
-from migrate.convert.publish import FinishedImage
 from migrate.convert.sources import OpenedSource
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID
@@ -39,9 +38,10 @@ _NAME_BYTES: Final = 16
 
 
 class Share(Struct, frozen=True):
-    """What a process made of one portion. `events` are those of its layers and failures."""
+    """What a process made of one portion. `images` are packed (`convert.packed_images`); `events` are those of its
+    layers and failures."""
 
-    images: Sequence[FinishedImage]
+    images: SupportsBytes
     failures: Sequence[Failure]
     warnings: Sequence[str]
     missing: Sequence[str]

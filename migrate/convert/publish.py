@@ -43,6 +43,7 @@ from migrate.writers.base import ImageTarget
 _BEFORE_THE_RUN = -1_000_000_000
 _KEPT_CLAIMS = 2_000
 """Of more claims, those on a name that no other image claims are not kept, and the images are iterated once more."""
+_BARE_LAYERS = 20_000
 _SIGNATURE_TAG = r"sha256-([0-9a-f]{64})(?:\..*)?"
 """A tag that refers to a manifest: cosign's `.sig`, `.att` and `.sbom`, or the list of its referrers (OCI 1.1)."""
 
@@ -96,15 +97,17 @@ def in_format(image: FinishedImage, options: ConvertOptions) -> FinishedImage:
     return replace(image, composed=composed, source_digest=old, legacy_digests=(*image.legacy_digests, old))
 
 
-def without_documents(images: Iterable[FinishedImage]) -> Iterator[FinishedImage]:
-    """The images with only the IDs of their layers, which is all that the report needs: a long chain has megabytes of
-    JSON."""
-    bare: dict[LegacyID, LegacyLayer] = {}
-    for image in images:
-        for layer, _ in image.chain:
-            if layer.legacy_id not in bare:
-                bare[layer.legacy_id] = LegacyLayer(legacy_id=layer.legacy_id, json=b"", parent=None, payload=None)
-        yield replace(image, chain=tuple((bare[layer.legacy_id], hashed) for layer, hashed in image.chain))
+def without_documents(image: FinishedImage, bare: dict[LegacyID, LegacyLayer]) -> FinishedImage:
+    """`image` with only the IDs of its layers, which is all that the report needs: a long chain has megabytes of JSON.
+
+    `bare` are layers without documents, which images share; this function adds to it.
+    """
+    if len(bare) > _BARE_LAYERS:
+        bare.clear()
+    for layer, _ in image.chain:
+        if layer.legacy_id not in bare:
+            bare[layer.legacy_id] = LegacyLayer(legacy_id=layer.legacy_id, json=b"", parent=None, payload=None)
+    return replace(image, chain=tuple((bare[layer.legacy_id], hashed) for layer, hashed in image.chain))
 
 
 ImageWalk = Callable[[], Iterable[FinishedImage]]
@@ -112,7 +115,7 @@ ImageWalk = Callable[[], Iterable[FinishedImage]]
 
 
 class Publisher(Struct):
-    """Gives the images of one run their names and writes them: `publish` once, then `rows` as often as needed.
+    """Gives the images of one run their names and writes them: `assign`, then `commit`, each once and in this order.
 
     `present` counts the images that were in the target before the run.
     """
@@ -136,18 +139,8 @@ class Publisher(Struct):
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
     _signatures: dict[Digest, set[str]] = field(default_factory=lambda: defaultdict(set))
 
-    def publish(
-        self,
-        images: ImageWalk,
-        written: Callable[[FinishedImage], None] | None = None,
-        chainless: ImageWalk | None = None,
-    ) -> None:
-        """Assigns names and commits every image that is not refused. Raises TargetError only.
-
-        `written` is called for each committed image; images with the same manifest are committed once. `chainless`, if
-        given, iterates over the same images without their chains, which is faster: names do not depend on chains.
-        """
-        walk = chainless or images
+    def assign(self, walk: ImageWalk) -> None:
+        """Assigns names. The images of `walk` may be without their chains, which names do not depend on."""
         self._lists.in_oci_types = self.options.changes_manifests
         self._names = self._assign(walk)
         if self.options.name_untagged is not None:
@@ -155,7 +148,6 @@ class Publisher(Struct):
         for reference, members in self._names.indexes.items():
             for claim in members:
                 self._in_indexes[claim.digest].add(reference)
-        self._commit(images, written)
 
     def is_refused(self, image: FinishedImage) -> bool:
         """True for images that `--on-conflict fail` leaves out, because another image claims one of their names."""
@@ -163,8 +155,8 @@ class Publisher(Struct):
         return bool(claims) and image.identity in self._names.refused
 
     def rows(self, images: Iterable[FinishedImage]) -> Iterator[ImageInput]:
-        """The report's input for the images that were written, in the order given. An image that its source names
-        several times, by itself and in lists, is one row."""
+        """The report's input for images that are written, in the order given. An image that its source names several
+        times, by itself and in lists, is one row. To be called after `assign`."""
         rows: dict[tuple[str, LegacyID, Digest, bool], ImageInput] = {}
         listed: set[tuple[str, LegacyID, Digest, bool]] = set()
         begun: set[Digest] = set()
@@ -468,10 +460,12 @@ class Publisher(Struct):
 
     # --- target ------------------------------------------------------------------------------------------------
 
-    def _commit(self, images: ImageWalk, written: Callable[[FinishedImage], None] | None) -> None:
+    def commit(self, images: Iterable[FinishedImage]) -> Iterator[FinishedImage]:
+        """Writes the images of `assign`, in the same order, and the lists of them. Yields each image that is not
+        refused, then writes it; of images with the same manifest, the first is written. Raises TargetError."""
         done: set[Digest] = set()
         children: dict[Digest, ComposedImage] = {}
-        for image in images():
+        for image in images:
             if self.is_refused(image):
                 error = ConflictError("another image claims the same reference, and --on-conflict is fail")
                 references = tuple(str(reference) for reference in image.references)
@@ -479,8 +473,7 @@ class Publisher(Struct):
                 self.failures.append(failure)
                 self.progress.emit(failure.event())
                 continue
-            if written is not None:
-                written(image)
+            yield image
             if image.identity in self._in_indexes:
                 children[image.identity] = image.composed
             if image.identity not in done:
@@ -551,8 +544,3 @@ def _claim(image: FinishedImage, reference: Reference) -> Claim:
         legacy_id=image.legacy_id,
         diff_ids=tuple(image.composed.diff_ids),
     )
-
-
-def sorted_images(images: Iterable[FinishedImage]) -> Sequence[FinishedImage]:
-    """The images in the order in which they are written, which does not depend on the order of work."""
-    return sorted(images, key=lambda image: (image.identity, image.order))

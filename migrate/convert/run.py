@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -21,15 +20,17 @@ from msgspec.structs import replace
 from migrate import __version__
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
-from migrate.blobio.spool import DocumentSpool
+from migrate.blobio.sorted_runs import SortedRuns
+from migrate.blobio.spool import Overflow
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import SharedParts, compose_image
 from migrate.compose.names import untagged_reference, wanted_reference
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.other_places import OF_TARGET, Lent, OtherPlaces
+from migrate.convert.packed_images import decode_slim_images, encode_images, sorted_images, sorted_report_rows
 from migrate.convert.planned import Chain, PlannedImage
 from migrate.convert.portions import Divider, RecordedProgress, Share
-from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images, without_documents
+from migrate.convert.publish import FinishedImage, Publisher, in_format, without_documents
 from migrate.convert.repeat import run_key
 from migrate.convert.selection import (
     ambiguous_prefixes,
@@ -68,10 +69,11 @@ from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import BlobTarget, JobKey, LayerJob, ObserverFactory, OncePayload, TarObserver, observe_all
 from migrate.rehash.size_estimate import SizeEstimate
-from migrate.report.document import Report, UnconvertedContainer, VolumeRow
+from migrate.report.document import Report, ReportImage, UnconvertedContainer, VolumeRow
 from migrate.report.json import iter_report
 from migrate.report.mapping import mapped_image
-from migrate.report.model import SourceInput, build_report
+from migrate.report.model import SourceInput, build_head, image_rows
+from migrate.report.tally import LayerTally, SourceTallies
 from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_target_room, check_target_room_for_streams
@@ -103,7 +105,6 @@ class Conversion(Struct):
     report_options: Mapping[str, object] = field(default_factory=dict)
     observer: ObserverFactory | None = None
     earlier: EarlierImages | None = None
-    documents: DocumentSpool | None = None
     lent: Lent = field(default_factory=Lent)
     missing: set[str] = field(default_factory=set)
     locations: Sequence[str] = ()
@@ -165,8 +166,6 @@ class Conversion(Struct):
         with ExitStack() as stack:
             for one in sources:
                 stack.callback(one.close)
-            documents = DocumentSpool(options.temporary_directory)
-            stack.callback(documents.close)
             opened = None
             if target is not None and (options.images or options.exclude or options.container):
                 # A pattern that matches nothing is an error here, before the target is created.
@@ -185,7 +184,6 @@ class Conversion(Struct):
                 options,
                 opened,
                 earlier=earlier,
-                documents=documents,
                 warnings=warnings,
                 locations=locations,
                 key=key,
@@ -206,7 +204,13 @@ class Conversion(Struct):
             unused = unused_exclusions(listings, self.options.exclude)
             self.warnings += (f"--exclude {pattern}: no image matches" for pattern in unused)
         listings.clear()  # `_publish` frees the listings, which is of no use while this list has them
-        report, present = self._publish(started, self.convert_images(self.target))
+        images = sorted_images(self.options.temporary_directory)
+        bare: dict[LegacyID, LegacyLayer] = {}
+        self.convert_images(
+            self.target, lambda image: images.add(in_format(without_documents(image, bare), self.options))
+        )
+        report, present = self._publish(started, images)
+        images.close()
         self._warn(report)
         code = exit_code(report)
         if self.target is not None and code == NOTHING_READ:
@@ -221,19 +225,18 @@ class Conversion(Struct):
             self.target.finish_in_pieces(iter_report(replace(report, images=()), report.images))
         return Outcome(report, code, present)
 
-    def _publish(self, started: str, finished: Iterable[FinishedImage]) -> tuple[Report, int]:
+    def _publish(self, started: str, images: SortedRuns[FinishedImage]) -> tuple[Report, int]:
         """The report, and the number of images that were in the target before. Closes the sources."""
         # Nothing is read from here on. Everything that is not needed is freed: with many images this halves the peak.
         self.planned, self.hashed, self._passed, self._shared = (), {}, {}, SharedParts()
         for opened in self.sources:
             opened.close()
-        images = sorted_images(in_format(image, self.options) for image in without_documents(finished))
-        del finished
         publisher = Publisher(self.options, self.target, self.progress)
-        publisher.publish(lambda: images)
+        publisher.assign(lambda: images)
+        rows, counts = self._rows(images, publisher)
         if self.earlier is not None:
-            self.warnings += self.earlier.iter_lost({image.composed.image_id for image in images})
-        return self._report(started, images, publisher), publisher.present
+            self.warnings += self.earlier.iter_lost(image.composed.image_id for image in images)
+        return self._report(started, rows, counts, publisher), publisher.present
 
     def _warn(self, report: Report) -> None:
         for name, message in report.all_warnings():
@@ -300,37 +303,60 @@ class Conversion(Struct):
             self.progress.emit(Event(kind="source", name=opened.location))
         self.planned = self._plan()
 
-    def convert_images(self, store: BlobTarget | None) -> list[FinishedImage]:
-        """Converts the images in `planned`: their layers are in `store` then, but no manifest, config or name is.
+    def convert_images(self, store: BlobTarget | None, take: Callable[[FinishedImage], None]) -> None:
+        """Converts the images in `planned`, and calls `take` for each: their layers are in `store` then, but no
+        manifest, config or name is.
 
         Images that cannot be converted are added to `failures`. Raises TargetError only.
         """
         planned = self.planned
-        finished = self._convert(planned, store) if store is not self.target else self._convert_shared(planned)
+        alive: set[int] = set()
+        containers: set[tuple[str, LegacyID]] = set()
+        known: set[tuple[str, LegacyID]] = set()
+
+        def made(image: FinishedImage) -> None:
+            if image.index is not None:
+                alive.add(id(image.index))
+            if image.container is not None:
+                containers.add((image.source, image.legacy_id))
+            if self.options.salvage:
+                known.add((image.source, image.legacy_id))
+            take(image)
+
+        if store is self.target:
+            self._convert_shared(planned, made)
+        else:
+            self._convert(planned, store, made)
         # A manifest list of which every image failed has a failure of its own: no image has its names.
-        alive = {id(image.index) for image in finished}
         lost = {id(image.index): image for image in planned if image.index is not None and id(image.index) not in alive}
         for image in lost.values():
             assert image.index is not None
             error = MissingLayerError("none of the images of this manifest list could be converted")
             references = tuple(map(str, image.index.references))
             self._add_failure(Failure.of(error, image.location, references=references))
-        self._measure_containers(finished)
+        self._measure_containers(containers)
         self.warnings += self._rootfs.warnings() if self._rootfs is not None else ()
-        return finished + self._salvage(planned, finished)
+        if self.options.salvage:
+            for salvaged in self._salvage(planned, known):
+                take(salvaged)
 
-    def _convert(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> list[FinishedImage]:
+    def _convert(
+        self, planned: Sequence[PlannedImage], store: BlobTarget | None, take: Callable[[FinishedImage], None]
+    ) -> None:
         planned = [image for image in planned if image.chain or self._read_chain(image)]
         # All layers of all images at once, so that a layer which several images share is read once.
         self.hashed = self._rehash(planned, store)
         self._take_content_of_target(planned, store)
-        return [done for image in planned if (done := self._compose(image)) is not None]
+        for image in planned:
+            if (done := self._compose(image)) is not None:
+                take(done)
 
-    def _convert_shared(self, planned: Sequence[PlannedImage]) -> list[FinishedImage]:
+    def _convert_shared(self, planned: Sequence[PlannedImage], take: Callable[[FinishedImage], None]) -> None:
         """As `_convert` into the target, by several processes if the images are many and small."""
         target, divided = self.target, None if self._divider is None else self._divider.portions(planned)
         if target is None or divided is None:
-            return self._convert(planned, target)
+            self._convert(planned, target, take)
+            return
         from migrate.convert.shares import share  # with multiprocessing, which takes long to load
 
         total, items = divided.total_bytes, divided.layers
@@ -338,41 +364,41 @@ class Conversion(Struct):
         if free is not None and total > free:  # otherwise there is room, and the chains need not be read for it
             check_target_room(self._iter_payloads(planned), target, self.options)
         self.progress.emit(Event(kind="stage", stage="compress", total_bytes=total, total_items=items))
-        done = share(divided.portions, target, self._convert_portion, self.options.jobs, self._take_share)
-        target.read_again()
-        finished: list[FinishedImage] = []
-        for number, portion in enumerate(divided.portions):
-            if (made := done.pop(number, None)) is None:
-                finished += self._convert(portion, target)
-            else:
-                finished += made.images
+        with closing(Overflow("images", self.options.temporary_directory)) as overflow:
+            take_share = partial(self._take_share, overflow)
+            done = share(divided.portions, target, self._convert_portion, self.options.jobs, take_share)
+            target.read_again()
+            for number, portion in enumerate(divided.portions):
+                if (made := done.pop(number, None)) is None:
+                    self._convert(portion, target, take)
+                    continue
+                for image in decode_slim_images(bytes(made.images)):
+                    take(image)
                 self.failures += made.failures
                 self.warnings += made.warnings
                 self.missing |= set(made.missing)
-        return finished
 
-    def _take_share(self, made: Share) -> None:
+    def _take_share(self, overflow: Overflow, made: Share) -> Share:
         for event in made.events:
             self.progress.emit(event)
-        if self.documents is not None:
-            for image in made.images:
-                image.composed.keep_documents(self.documents.keep)
+        return replace(made, images=overflow.keep(bytes(made.images)), events=())
 
     def _convert_portion(self, target: ImageTarget, portion: Sequence[PlannedImage]) -> Share:
         """In another process."""
         progress = RecordedProgress()
         part = Conversion(self.sources, dataclasses.replace(self.options, jobs=1), target, progress, planned=portion)
-        images = list(without_documents(part._convert(portion, target)))
+        images: list[FinishedImage] = []
+        bare: dict[LegacyID, LegacyLayer] = {}
+        part._convert(portion, target, lambda image: images.append(without_documents(image, bare)))
         for image in images:
             if any(hashed is not None and hashed.carried is not None for _, hashed in image.chain):
                 raise IntegrityError(f"{image.source}: a layer was changed after its beginning was read")
             target.commit(image.composed, ())
-        return Share(images, part.failures, part.warnings, sorted(part.missing), progress.events)
+        return Share(encode_images(images), part.failures, part.warnings, sorted(part.missing), progress.events)
 
-    def _measure_containers(self, finished: Sequence[FinishedImage]) -> None:
+    def _measure_containers(self, made: Collection[tuple[str, LegacyID]]) -> None:
         """Measures the containers and volumes of which no image was made, and warns about them: their data would be
-        lost with the old disk."""
-        made = {(image.source, image.legacy_id) for image in finished if image.container is not None}
+        lost with the old disk. `made` are containers of which one was: the location of the source, and the ID."""
         wanted = bool(self.options.containers or self.options.container)
         # An exact size may need a walk through millions of files, which is done only for those who want containers.
         most = None if wanted else limits.MEASURED_ENTRIES
@@ -636,8 +662,6 @@ class Conversion(Struct):
             planned.lost_layer = LegacyID(error.layer) if error.layer else None
             self._fail(error, planned.location, planned.image)
             return None
-        if self.documents is not None:
-            composed.keep_documents(self.documents.keep)
         layer_warnings = [warning for layer in planned.chain for warning in layer.warnings]
         return FinishedImage(
             source=planned.location,
@@ -716,13 +740,9 @@ class Conversion(Struct):
                     layer=layer.legacy_id,
                 )
 
-    def _salvage(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> list[FinishedImage]:
-        """`--salvage`: makes an image without a name of the layers below the lost one, for every image that lost
-        one."""
-        if not self.options.salvage:
-            return []
-        known = {(image.source, image.legacy_id) for image in finished}
-        salvaged: list[FinishedImage] = []
+    def _salvage(self, planned: Sequence[PlannedImage], known: set[tuple[str, LegacyID]]) -> Iterator[FinishedImage]:
+        """`--salvage`: makes an image without a name of the layers below the lost one, for every image that lost one.
+        `known` are images that exist already: the location of the source, and the ID."""
         for image in planned:
             places = (place for place, layer in enumerate(image.chain) if layer.legacy_id == image.lost_layer)
             intact = image.chain[: next(places, 0)] if image.image.config is None else ()
@@ -733,44 +753,51 @@ class Conversion(Struct):
             note = f"salvaged: the intact lower part of {names}, whose layer {image.lost_layer} is lost"
             part = LegacyImage(head=intact[-1].legacy_id, warnings=(note,))
             done = self._compose(PlannedImage(image.source_index, image.location, part, image.order, intact))
-            salvaged += [done] if done is not None else []
-        return salvaged
+            if done is not None:
+                yield done
 
     # --- report ------------------------------------------------------------------------------------------------
 
-    def _report(self, started: str, images: Sequence[FinishedImage], publisher: Publisher) -> Report:
-        written = [image for image in images if not publisher.is_refused(image)]
-        return build_report(
+    def _rows(
+        self, images: Iterable[FinishedImage], publisher: Publisher
+    ) -> tuple[SortedRuns[ReportImage], SourceTallies]:
+        """Writes the images, makes their rows, and counts images and layers."""
+        counts = SourceTallies(LayerTally())
+
+        def counted() -> Iterator[FinishedImage]:
+            for image in publisher.commit(images):
+                counts.add(image.source, image.chain)
+                yield image
+
+        rows = sorted_report_rows(self.options.temporary_directory)
+        for row in image_rows(publisher.rows(counted())):
+            rows.add(row)
+            counts.images[row.source] += 1
+        return rows, counts
+
+    def _report(
+        self, started: str, rows: SortedRuns[ReportImage], counts: SourceTallies, publisher: Publisher
+    ) -> Report:
+        damaged = counts.finish(dict.fromkeys(opened.location for opened in self.sources))
+        head = build_head(
             tool_version=__version__,
             dry_run=self.options.dry_run,
             started=started,
             finished=utc_now(),
             options=self.report_options,
-            sources=self._source_rows(written),
-            images=publisher.rows(written),
+            sources=[
+                SourceInput(location=opened.location, type=opened.type, damaged=damaged[opened.location])
+                for opened in self.sources
+            ],
+            images=counts.images,
+            tally=counts.tally,
             failures=[*self.failures, *publisher.failures],
             conflicts=publisher.conflicts,
             warnings=self.warnings,
             containers=self.containers,
             orphaned_volumes=self.volumes,
         )
-
-    def _source_rows(self, written: Iterable[FinishedImage]) -> list[SourceInput]:
-        # Images of one source share layers: each layer counts once for its source.
-        layers: dict[str, dict[tuple[str, DiffID], HashedLayer]] = defaultdict(dict)
-        for image in written:
-            for layer, hashed in image.chain:
-                if hashed is not None:
-                    layers[image.source][layer.legacy_id, hashed.diff_id] = hashed
-        return [
-            SourceInput(
-                location=opened.location,
-                type=opened.type,
-                layers=layers[opened.location],
-                damaged=sum(layer.damaged for layer in layers[opened.location].values()),
-            )
-            for opened in self.sources
-        ]
+        return replace(head, images=rows if rows.is_in_file else tuple(rows))
 
     def _fail(
         self, error: MigrateError, location: str, image: LegacyImage | None = None, layer: LegacyID | None = None

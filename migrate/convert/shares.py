@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import signal
 import struct
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from multiprocessing import get_context
@@ -23,11 +22,9 @@ from multiprocessing.process import BaseProcess
 from typing import Final
 
 import msgspec
-from msgspec.structs import force_setattr
 
 from migrate.blobio.processes import end_at_once, leave_signals_to_main_process
 from migrate.convert.portions import Portion, Share
-from migrate.model.digest import Digest
 from migrate.writers.base import ImageTarget
 
 _NUMBER: Final = struct.Struct("<I")
@@ -38,7 +35,7 @@ _PATIENCE: Final = 5.0
 
 
 Convert = Callable[[ImageTarget, Portion], Share]
-_encode: Final = msgspec.msgpack.Encoder(enc_hook=bytes).encode  # the documents of images are assembled here
+_encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Share, dec_hook=lambda _, value: value).decode
 
 
@@ -47,11 +44,12 @@ def share(
     target: ImageTarget,
     convert: Convert,
     processes: int,
-    arrived: Callable[[Share], None],
+    arrived: Callable[[Share], Share],
 ) -> dict[int, Share]:
     """What processes made of the portions, by their numbers. Portions that no process has finished are missing.
 
-    `arrived` is called for each share, also for those of a process that does not finish later.
+    `arrived` is called for each share, also for those of a process that does not finish later, and gives what is kept
+    of it.
     """
     context = get_context("fork")
     numbers, last = os.pipe()
@@ -82,9 +80,8 @@ def share(
                 if message == _END:
                     done |= working.pop(one)
                     continue
-                made = _unpacked(message[_NUMBER.size :])
-                working[one][_NUMBER.unpack_from(message)[0]] = made
-                arrived(made)
+                made = _decode(message[_NUMBER.size :])
+                working[one][_NUMBER.unpack_from(message)[0]] = arrived(made)
     finally:
         os.close(numbers)
         if not working:
@@ -92,29 +89,6 @@ def share(
                 child.join(_PATIENCE)
         end_at_once(children)
     return done
-
-
-def _unpacked(message: bytes) -> Share:
-    """The share, with one object for equal digests of an image and for words: its images stay in memory."""
-    made = _decode(message)
-    for image in made.images:
-        composed = image.composed
-        digests: dict[Digest, Digest] = {}
-        force_setattr(image, "source", sys.intern(image.source))
-        for _, hashed in image.chain:
-            if hashed is not None:
-                digests[hashed.diff_id] = hashed.diff_id
-                force_setattr(hashed, "origin", sys.intern(hashed.origin))
-                if (blob := hashed.blob) is not None:
-                    digests[blob.digest] = blob.digest
-                    force_setattr(blob, "compression", sys.intern(blob.compression))
-        force_setattr(composed, "diff_ids", tuple(digests.get(one, one) for one in composed.diff_ids))
-        for layer in composed.layers:
-            force_setattr(layer, "digest", digests.get(layer.digest, layer.digest))
-            force_setattr(layer, "media_type", sys.intern(layer.media_type))
-        for name in ("config_media_type", "manifest_media_type"):
-            force_setattr(composed, name, sys.intern(getattr(composed, name)))
-    return made
 
 
 def _work(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Final, SupportsBytes
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
 
 from migrate.model.digest import DiffID, Digest, ImageID
 
@@ -156,12 +155,6 @@ class ComposedImage(Struct, frozen=True, kw_only=True, dict=True):
     def identity(self) -> Digest:
         """The digest that identifies the image: of its manifest, or of its config if a dry run made no manifest."""
         return self.manifest_digest if self.has_manifest else self.image_id
-
-    def keep_documents(self, keep: Callable[[bytes], SupportsBytes | None]) -> None:
-        """Puts what `keep` gives for a document in its place, which has the same bytes; None: it stays as it is."""
-        for name, content in (("config_document", self.config), ("manifest_document", self.manifest)):
-            if content and (kept := keep(content)) is not None:
-                force_setattr(self, name, kept)
 
     @property
     def config(self) -> bytes:

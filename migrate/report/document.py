@@ -5,7 +5,7 @@ Names and meanings are those of `migration-report.json`, `schema_version` 1 (doc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -143,7 +143,10 @@ class VolumeRow(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """The report of a run. All lists are sorted by their content, so that equal runs give equal reports."""
+    """The report of a run. All lists are sorted by their content, so that equal runs give equal reports.
+
+    Of more than ten thousand images, each is made when it is asked for: it is best to iterate over them.
+    """
 
     tool_version: str
     dry_run: bool
@@ -152,7 +155,7 @@ class Report(Struct, frozen=True, kw_only=True):
     options: Mapping[str, object]
     sources: tuple[SourceRow, ...]
     totals: Totals
-    images: tuple[ReportImage, ...]
+    images: Sequence[ReportImage]
     duplicates: tuple[Duplicate, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     failures: tuple[Failure, ...] = ()

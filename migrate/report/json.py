@@ -23,8 +23,9 @@ from migrate.report.document import (
     Totals,
 )
 
-_KEPT_ROWS: Final = 20_000
-"""Encoded rows of layers that are kept in memory, because images of a large report share them."""
+_KEPT_ROWS: Final = 4_000
+"""Encoded rows of layers that are kept in memory, because images of a large report share them: as many as this, or
+twice those of an image with more."""
 
 
 def encode_report(report: Report) -> bytes:
@@ -63,7 +64,7 @@ class RowEncoder:
         self._separator = b"\n    "
 
     def encode(self, image: ReportImage) -> bytes:
-        if len(self._layer_rows) > _KEPT_ROWS:
+        if len(self._layer_rows) > max(_KEPT_ROWS, 2 * len(image.layers)):
             self._layer_rows.clear()
         text = _indented(_image_document(replace(image, layers=()), {}), 4)
         separator, self._separator = self._separator, b",\n    "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -24,6 +25,9 @@ from migrate.report.document import (
 )
 from migrate.report.tally import LayerTally, SourceLayers
 from migrate.report.units import count
+
+_KEPT_LAYERS: Final = 20_000
+"""As many as this, or twice those of an image with more."""
 
 
 class SourceInput(Struct, frozen=True, kw_only=True):
@@ -59,46 +63,6 @@ class ImageInput(Struct, frozen=True, kw_only=True):
     legacy_digests: Sequence[Digest] = ()
     warnings: Sequence[str] = ()
     certain: bool = True
-
-
-def build_report(
-    *,
-    tool_version: str,
-    dry_run: bool,
-    started: str,
-    finished: str,
-    options: Mapping[str, object],
-    sources: Iterable[SourceInput],
-    images: Iterable[ImageInput],
-    failures: Iterable[Failure] = (),
-    conflicts: Iterable[Conflict] = (),
-    warnings: Iterable[str] = (),
-    containers: Iterable[UnconvertedContainer] = (),
-    orphaned_volumes: Iterable[VolumeRow] = (),
-) -> Report:
-    """The report of one run. `started` and `finished` are RFC 3339 in UTC; `options` holds plain JSON values."""
-    sources = tuple(sources)
-    tally = LayerTally()
-    for source in sources:
-        tally.add(source.layers)
-    # sorted, because the report must not depend on which image was finished first
-    written = tuple(sorted(image_rows(images), key=image_order))
-    head = build_head(
-        tool_version=tool_version,
-        dry_run=dry_run,
-        started=started,
-        finished=finished,
-        options=options,
-        sources=sources,
-        images=Counter(image.source for image in written),
-        tally=tally,
-        failures=failures,
-        conflicts=conflicts,
-        warnings=warnings,
-        containers=containers,
-        orphaned_volumes=orphaned_volumes,
-    )
-    return replace(head, images=written)
 
 
 def build_head(
@@ -154,6 +118,9 @@ def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
     cache: dict[ReportLayer, ReportLayer] = {}
     made: dict[tuple[int, int], tuple[LegacyLayer, HashedLayer, ReportLayer]] = {}
     for entry in images:
+        if len(made) > max(_KEPT_LAYERS, 2 * len(entry.chain)):
+            made.clear()
+            cache.clear()
         layers: list[ReportLayer] = []
         for legacy, hashed in entry.chain:
             known = made.get((id(legacy), id(hashed)))

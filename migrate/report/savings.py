@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -67,6 +67,15 @@ class LayerUsers:
             else:
                 own += size
         return Share(own=own, shared=shared, merged=merged)
+
+
+def titles_of_users(images: Iterable[ReportImage], layers: Collection[DiffID]) -> dict[DiffID, Collection[str]]:
+    """The titles of the images that use each of `layers`, once each, in the order of the images."""
+    found: defaultdict[DiffID, dict[str, None]] = defaultdict(dict)
+    for image in images:
+        for diff_id in contents(image).keys() & layers:
+            found[diff_id][image.title] = None
+    return {diff_id: titles.keys() for diff_id, titles in found.items()}
 
 
 def contents(image: ReportImage) -> dict[DiffID, int]:

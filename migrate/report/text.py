@@ -13,7 +13,7 @@ from migrate.model.legacy import Failure
 from migrate.model.text import printable
 from migrate.report.document import Conflict, Report
 from migrate.report.glance import Claimant, Glance, MessageKinds
-from migrate.report.savings import LayerUsers
+from migrate.report.savings import titles_of_users
 from migrate.report.tables import Column, Paint, Style, render_table, short_digest, wrap
 from migrate.report.tally import LayerTally
 from migrate.report.units import count, format_seconds, format_share, format_size
@@ -161,7 +161,8 @@ class _Page:
         rows = self.report.duplicates[:limit]
         if not rows:
             return ""
-        use, tally = LayerUsers(self.report), self.facts.tally
+        tally = self.facts.tally
+        users = {} if tally is not None else titles_of_users(self.report.images, {row.diff_id for row in rows})
         columns = [
             Column("SAVED", right=True),
             Column("COPIES", right=True),
@@ -176,9 +177,7 @@ class _Page:
                 self.size(row.tar_size),
                 row.diff_id.hex[:12],
                 # a batch does not keep its images, so the number of sources is shown instead
-                count(tally.users(row.diff_id), "source")
-                if tally is not None
-                else _users([self.report.images[index].title for index in use.images.get(row.diff_id, ())]),
+                count(tally.users(row.diff_id), "source") if tally is not None else _users(users.get(row.diff_id, ())),
             )
             for row in rows
         ]
@@ -299,5 +298,5 @@ def _claim(claimant: Claimant | None, granted: str | None) -> tuple[str, str, st
 
 
 def _users(titles: Iterable[str]) -> str:
-    titles = list(dict.fromkeys(titles))
+    titles = list(titles)
     return ", ".join(titles[:2]) + (f" + {len(titles) - 2:,} more" if len(titles) > 2 else "")

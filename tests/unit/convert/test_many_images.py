@@ -1,4 +1,4 @@
-"""What many images take of memory, and that nothing depends on where their documents wait."""
+"""What many images take of memory, and that nothing depends on where they wait."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from migrate import api
-from migrate.blobio import spool
+from migrate.blobio import sorted_runs
 from migrate.convert import publish
 from migrate.convert.run import Conversion
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.readers.detect import open_source
+from migrate.report.text import render_text
 from tests.archives import V1Archive
 from tests.shelves import files_of
 
@@ -47,8 +48,16 @@ def peak_of(source: Path, target: Path) -> int:
         tracemalloc.stop()
 
 
-def test_an_image_more_takes_some_kilobytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "_DOCUMENTS_IN_MEMORY", 0)
+@pytest.fixture
+def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images are in memory, and the others in files."""
+    monkeypatch.setattr(sorted_runs, "_FIRST_ROWS", 5)
+    monkeypatch.setattr(sorted_runs, "_ROWS_A_RUN", 4)
+    monkeypatch.setattr(sorted_runs, "_ROWS_A_BLOCK", 3)
+
+
+@pytest.mark.usefixtures("small_runs")
+def test_an_image_more_takes_some_kilobytes(tmp_path: Path) -> None:
     few, many = (write_images(tmp_path / f"{count}.tar", count) for count in (20, 120))
     api.convert(few, tmp_path / "first")  # what is loaded once is not counted
     grown = peak_of(many, tmp_path / "many") - peak_of(few, tmp_path / "few")
@@ -56,23 +65,25 @@ def test_an_image_more_takes_some_kilobytes(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("prefix", ["oci", "oci-archive", "docker-archive"])
-def test_documents_in_a_file_are_those_in_memory(prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_a_file_are_those_in_memory(prefix: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     source = write_images(tmp_path / "images.tar", 20)
-    api.convert(source, f"{prefix}:{tmp_path / 'memory'}")
-    monkeypatch.setattr(spool, "_DOCUMENTS_IN_MEMORY", 3_000)  # the first ones are in memory
-    api.convert(source, f"{prefix}:{tmp_path / 'file'}")
+    times = {"started": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:04:05Z"}
+    one = replace(api.convert(source, f"{prefix}:{tmp_path / 'memory'}").report, **times)
+    request.getfixturevalue("small_runs")
+    other = replace(api.convert(source, f"{prefix}:{tmp_path / 'file'}").report, **times)
+    assert isinstance(one.images, tuple) and not isinstance(other.images, tuple)
+    assert one == other
+    assert render_text(one) == render_text(other)
     if prefix == "oci":
-        one, other = (files_of(tmp_path / name) for name in ("memory", "file"))
-        assert one == other
+        assert files_of(tmp_path / "memory") == files_of(tmp_path / "file")
     else:
         assert (tmp_path / "memory").read_bytes() == (tmp_path / "file").read_bytes()
 
 
-def test_a_file_for_documents_that_is_lost_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "_DOCUMENTS_IN_MEMORY", 0)
+def test_a_file_for_images_that_is_lost_ends_the_run(tmp_path: Path, small_runs: None) -> None:
     options = ConvertOptions(temporary_directory=str(tmp_path / "nowhere"))
-    with pytest.raises(TargetError, match="documents of images: cannot be kept in a temporary file"):
-        api.convert(write_images(tmp_path / "images.tar", 2), tmp_path / "out", options)
+    with pytest.raises(TargetError, match="images: cannot be kept in a temporary file"):
+        api.convert(write_images(tmp_path / "images.tar", 6), tmp_path / "out", options)
 
 
 def test_a_source_is_gone_when_it_is_closed(tmp_path: Path) -> None:

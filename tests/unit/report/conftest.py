@@ -11,8 +11,9 @@ from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaType, Platform, StoredBlob
 from migrate.model.legacy import Failure, LegacyID, LegacyLayer
 from migrate.report.document import Conflict, Report
-from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.report.model import ImageInput, SourceInput
 from migrate.report.tally import SourceLayers
+from tests.reports import build_report
 
 LINUX = Platform(os="linux", architecture="amd64")
 

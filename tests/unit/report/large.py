@@ -7,7 +7,8 @@ import random
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import Failure
 from migrate.report.document import Report
-from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.report.model import ImageInput, SourceInput
+from tests.reports import build_report
 
 from .conftest import EMPTY, by_content, hashed, image_input, legacy_id
 

@@ -11,8 +11,9 @@ from migrate.model.digest import Digest
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import Failure
 from migrate.report.document import Report
-from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.report.model import ImageInput, SourceInput
 from migrate.report.tally import LayerTally
+from tests.reports import build_report
 
 from .conftest import EMPTY, by_content, digest, hashed, image_input, legacy_id
 

@@ -13,9 +13,10 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyLayer, PayloadRef
 from migrate.rehash.ports import LayerJob, OpensPayloads
-from migrate.report.model import SourceInput, build_report
+from migrate.report.model import SourceInput
 from migrate.tar.names import below_root
 from migrate.waste.analysis import DeepScan
+from tests.reports import build_report
 from tests.unit.report.conftest import by_content, image_input
 
 Files = Mapping[str, bytes | None]
