@@ -24,7 +24,6 @@ from migrate.compose.image import HashedChain
 from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, compose_manifest, layer_descriptor
 from migrate.convert.publish import FinishedImage, Publisher, in_format
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
-from migrate.documents.image_map import MappedImage
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, HashedLayer
@@ -83,7 +82,6 @@ class Merge(Struct):
     _uncomposed: set[tuple[str, int]] = field(default_factory=set)
     _rows_early: BinaryIO | None = None
     _encoder: RowEncoder = field(default_factory=RowEncoder)
-    _mapped: list[MappedImage] = field(default_factory=list)
     _kept: list[FinishedImage] = field(default_factory=list)
     _kept_sources: int = 0
     """Number of sources whose images are in `_kept`."""
@@ -155,8 +153,6 @@ class Merge(Struct):
         losers = tuple(self._choice.losers())
         # to write an index needs most memory, so what has led to it goes before
         self._choice = BlobChoice("gzip")
-        mapped, self._mapped = self._mapped, []
-        self.target.add_to_map(mapped)
         spool.seek(0)
         self.target.finish_in_pieces(iter(lambda: spool.read(_PIECE_BYTES), b""))
         self.target.remove_blobs(losers)
@@ -265,16 +261,14 @@ class Merge(Struct):
     def _with_blob(self, hashed: HashedLayer | None, role: Role) -> HashedLayer | None:
         if hashed is None or hashed.blob is None or role is Role.KEPT:
             return hashed
-        # Equal digests of different records become one object, since the rest of the merge keeps them.
-        diff_id, blob = self._choice.layer(hashed.diff_id)
-        is_same = diff_id is hashed.diff_id and blob is hashed.blob
-        return hashed if is_same else replace(hashed, diff_id=diff_id, blob=blob)
+        blob = self._choice.blob_of(hashed.diff_id)
+        return hashed if blob == hashed.blob else replace(hashed, blob=blob)
 
     def _compose(self, composed: ComposedImage) -> ComposedImage:
         """`composed` with a manifest, which can be made only after the blobs are chosen. The record may be from a run
         with another `--format`, so its media types are replaced, too."""
         form = self.options.format
-        layers = tuple(layer_descriptor(self._choice.layer(one)[1], form) for one in composed.diff_ids)
+        layers = tuple(layer_descriptor(self._choice.blob_of(one), form) for one in composed.diff_ids)
         return replace(
             composed,
             config_media_type=CONFIG_TYPE_OF[form],
@@ -322,7 +316,7 @@ class Merge(Struct):
         """The rows of one source. Emits their warnings."""
         rows = sorted(image_rows(publisher.rows(images)), key=image_order)
         if self.target is not None:
-            self._mapped += map(mapped_image, rows)
+            self.target.add_to_map(map(mapped_image, rows))
         if self.account.glance is None:
             self.account.glance = Glance(publisher.conflicts, several=len(self.sources) > 1)
         for row in rows:

@@ -45,6 +45,14 @@ class PackedTable:
                 middle = start + self._key
                 yield bytes(bucket[start:middle]), bytes(bucket[middle : start + self._width])
 
+    def get(self, key: bytes) -> bytes | None:
+        """The first row of a key; None if it has no row."""
+        bucket = self._buckets[hash(key) & self._mask]
+        at = bucket.find(key)
+        if at % self._width:  # also for -1
+            at = self._find(bucket, key, at) if at >= 0 else -1
+        return bytes(bucket[at + self._key : at + self._width]) if at >= 0 else None
+
     def rows(self, key: bytes) -> list[bytes]:
         """The rows of a key, in the order in which they were added."""
         bucket = self._buckets[hash(key) & self._mask]

@@ -9,6 +9,7 @@ from typing import Final, Self
 from msgspec import Struct, field
 
 from migrate.model.digest import Digest
+from migrate.model.packed import PackedTable, packed_digest
 from migrate.report.document import Conflict, Report, ReportImage
 
 ALIKE_SHOWN: Final = 3
@@ -79,7 +80,7 @@ class Glance:
         self.inexact = self.unnamed = self.damaged = 0
         self.warnings = MessageKinds()
         self.claimants: dict[Digest, Claimant] = {}
-        self.manifests: set[Digest] = set()
+        self.manifests = PackedTable(key=32)
         self._disputed: Collection[Digest] = {
             digest for conflict in conflicts for digest in (conflict.kept, *conflict.others)
         }
@@ -96,7 +97,8 @@ class Glance:
         self.unnamed += not image.names
         self.damaged += any(layer.damaged for layer in image.layers)
         identity = image.manifest_digest or image.image_id  # a plan that compressed nothing has no manifest
-        self.manifests.add(identity)
+        if (manifest := packed_digest(identity)) not in self.manifests:
+            self.manifests.add(manifest)
         for message in image.warnings:
             where = f"{image.source}: " if self._several and image.source not in message else ""
             self.warnings.add(image.title, message, f"{where}{image.title}: {message}")

@@ -40,17 +40,17 @@ def test_the_order_of_arrival_decides_nothing(order: tuple[int, ...]) -> None:
     rows = [row(MADE, Role.MADE), row(CARRIED, Role.CARRIED), row(SMALLER, Role.CARRIED), row(MADE, Role.FOUND)]
     rows.append(row(CARRIED, Role.FOUND))
     choice = choose(*(rows[number] for number in order))
-    assert choice.layer(DIFF_ID)[1] == SMALLER
+    assert choice.blob_of(DIFF_ID) == SMALLER
     assert list(choice.losers()) == sorted([MADE.digest, CARRIED.digest])
 
 
 def test_a_kept_blob_serves_all_and_never_goes() -> None:
     choice = choose(row(SMALLER, Role.CARRIED), row(KEPT, Role.KEPT), row(MADE, Role.MADE))
-    assert choice.layer(DIFF_ID)[1] == KEPT
+    assert choice.blob_of(DIFF_ID) == KEPT
     assert list(choice.losers()) == sorted([SMALLER.digest, MADE.digest])
     other = blob("kept too", 20)
     choice = choose(row(KEPT, Role.KEPT), row(other, Role.KEPT))
-    assert choice.layer(DIFF_ID)[1] == other
+    assert choice.blob_of(DIFF_ID) == other
     assert list(choice.losers()) == []
 
 
@@ -58,22 +58,22 @@ def test_a_kept_tar_serves_all_and_never_goes() -> None:
     """As in a single run: the target has it in any case."""
     plain = StoredBlob(digest=DIFF_ID, size=40, compression="none")
     choice = choose(row(MADE, Role.MADE), row(plain, Role.KEPT))
-    assert choice.layer(DIFF_ID)[1] == plain
+    assert choice.blob_of(DIFF_ID) == plain
     assert list(choice.losers()) == [MADE.digest]
 
 
 def test_a_kept_blob_in_another_compression_serves_only_its_manifest() -> None:
     choice = choose(row(FOREIGN, Role.KEPT), row(MADE, Role.MADE))
-    assert choice.layer(DIFF_ID)[1] == MADE
+    assert choice.blob_of(DIFF_ID) == MADE
     assert list(choice.losers()) == []
-    assert choose(row(FOREIGN, Role.KEPT)).layer(DIFF_ID)[1] == FOREIGN
+    assert choose(row(FOREIGN, Role.KEPT)).blob_of(DIFF_ID) == FOREIGN
 
 
 def test_what_an_earlier_merge_settled_on_stays() -> None:
     choice = BlobChoice("gzip")
     choice.take([row(CARRIED, Role.CARRIED)], 1)
     choice.take([row(MADE, Role.MADE)], 0)
-    assert choice.layer(DIFF_ID)[1] == MADE
+    assert choice.blob_of(DIFF_ID) == MADE
     assert list(choice.losers()) == [CARRIED.digest]
 
 
@@ -81,7 +81,7 @@ def test_layers_without_a_blob_have_no_say() -> None:
     hashed = HashedLayer(diff_id=DIFF_ID, tar_size=1_024, empty=True, blob=None, origin="archive")
     choice = choose(LayerRecord(LegacyID("e"), hashed), LayerRecord(LegacyID("t"), None))
     with pytest.raises(IntegrityError):
-        choice.layer(DIFF_ID)[1]
+        choice.blob_of(DIFF_ID)
 
 
 def test_a_blob_that_is_gone_is_not_chosen() -> None:
@@ -89,7 +89,7 @@ def test_a_blob_that_is_gone_is_not_chosen() -> None:
     for gone, chosen in ((KEPT, CARRIED), (CARRIED, KEPT), (MADE, KEPT)):
         choice = BlobChoice("gzip", lambda _, blob, gone=gone: blob != gone)  # type: ignore[misc]
         choice.take([row(MADE, Role.MADE), row(CARRIED, Role.CARRIED), row(KEPT, Role.KEPT)], 0)
-        assert choice.layer(DIFF_ID)[1] == chosen
+        assert choice.blob_of(DIFF_ID) == chosen
         assert gone.digest not in set(choice.losers())
         named = [Descriptor(media_type="x", digest=KEPT.digest, size=30)]
         if gone is KEPT:
@@ -103,7 +103,7 @@ def test_where_no_blob_is_left_the_image_fails() -> None:
     choice = BlobChoice("gzip", lambda diff_id, blob: False)
     choice.take([row(MADE, Role.MADE)], 0)
     with pytest.raises(IntegrityError, match="is no longer in the target"):
-        choice.layer(DIFF_ID)[1]
+        choice.blob_of(DIFF_ID)
 
 
 def test_what_the_index_names_stays() -> None:
@@ -111,14 +111,14 @@ def test_what_the_index_names_stays() -> None:
     choice = BlobChoice("gzip", named={MADE.digest})
     choice.take([row(KEPT, Role.KEPT), row(CARRIED, Role.CARRIED)], 0)
     choice.take([row(MADE, Role.FOUND)], 1)
-    assert choice.layer(DIFF_ID)[1] == MADE
+    assert choice.blob_of(DIFF_ID) == MADE
 
 
 def test_another_compression_does_not_replace_the_one_that_is_asked_for() -> None:
     choice = BlobChoice("gzip", named={FOREIGN.digest})
     choice.take([row(FOREIGN, Role.CARRIED)], 0)
     choice.take([row(MADE, Role.MADE)], 1)
-    assert choice.layer(DIFF_ID)[1] == MADE
+    assert choice.blob_of(DIFF_ID) == MADE
 
 
 def test_what_another_command_has_named_is_asked_for() -> None:
@@ -133,12 +133,12 @@ def test_what_another_command_has_named_is_asked_for() -> None:
     choice = BlobChoice("gzip", named={MADE.digest, KEPT.digest})
     choice.take([row(CARRIED, Role.CARRIED), row(KEPT, Role.KEPT)], 0)
     choice.prefer_named(find)
-    assert choice.layer(DIFF_ID)[1] == MADE
+    assert choice.blob_of(DIFF_ID) == MADE
     assert list(choice.losers()) == [CARRIED.digest]
     choice = BlobChoice("gzip", named={MADE.digest, CARRIED.digest})
     choice.take([row(CARRIED, Role.CARRIED)], 0)
     choice.prefer_named(find)
-    assert choice.layer(DIFF_ID)[1] == CARRIED
+    assert choice.blob_of(DIFF_ID) == CARRIED
     assert asked == [frozenset({MADE.digest})]
     choose(row(CARRIED, Role.CARRIED)).prefer_named(find)
     assert len(asked) == 1

@@ -34,6 +34,7 @@ def test_is_a_dict_of_lists(steps: list[tuple[str, bytes, bytes]]) -> None:
     for number in range(8):
         key = bytes(number >> place & 1 for place in range(3))
         assert table.rows(key) == expected.get(key, [])
+        assert table.get(key) == next(iter(expected.get(key, [])), None)
         assert (key in table) is bool(expected.get(key))
 
 
