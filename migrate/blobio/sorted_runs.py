@@ -12,8 +12,8 @@ from migrate.blobio.spool import Spool
 
 Row = TypeVar("Row")
 
-_FIRST_ROWS: Final = 12_000
-"""So many rows are in memory before the first run is written."""
+_ROWS_IN_MEMORY: Final = 12_000
+"""So many rows are in memory before the first run is written, if more are not expected."""
 _ROWS_A_RUN: Final = 2_000
 _ROWS_A_BLOCK: Final = 32
 """While the runs are merged, one block of each is in memory."""
@@ -40,7 +40,10 @@ class SortedRuns(Sequence[Row], Generic[Row]):
         key: Callable[[Row], Any],
         encode: Callable[[list[Row]], bytes | None],
         decode: Callable[[bytes], Iterable[Row]],
+        expected: int = 0,
     ) -> None:
+        """`expected`: the number of rows that will be added, if it is known."""
+        self._first = _ROWS_A_RUN if expected > _ROWS_IN_MEMORY else _ROWS_IN_MEMORY
         self._what = what
         self._directory = directory
         self._key = key
@@ -54,7 +57,7 @@ class SortedRuns(Sequence[Row], Generic[Row]):
     def add(self, row: Row) -> None:
         self._waiting.append(row)
         self._length += 1
-        if len(self._waiting) >= (_ROWS_A_RUN if self._runs else _FIRST_ROWS):
+        if len(self._waiting) >= (_ROWS_A_RUN if self._runs else self._first):
             self._write_run()
 
     @property

@@ -49,22 +49,28 @@ def decode_slim_images(content: bytes) -> list[FinishedImage]:
     return images
 
 
-def sorted_images(directory: str | None) -> SortedRuns[FinishedImage]:
-    """For the images of a run, in the order in which they are written, which does not depend on the order of work.
-    Those of many are in a file in `directory`."""
+def sorted_images(directory: str | None, expected: int) -> SortedRuns[FinishedImage]:
+    """For the images of a run, in the order in which they are written, which does not depend on the order of work. If
+    many are expected, they are in a file in `directory`."""
     return SortedRuns(
         "images",
         directory,
         key=lambda image: (image.identity, image.order),
         encode=_encode_simple,
         decode=decode_images,
+        expected=expected,
     )
 
 
-def sorted_report_rows(directory: str | None) -> SortedRuns[ReportImage]:
-    """For the images of a report, in its order. Those of many are in a file in `directory`."""
+def sorted_report_rows(directory: str | None, expected: int) -> SortedRuns[ReportImage]:
+    """For the images of a report, in its order. If many are expected, they are in a file in `directory`."""
     return SortedRuns(
-        "rows of the report", directory, key=image_order, encode=msgspec.msgpack.encode, decode=_decode_rows
+        "rows of the report",
+        directory,
+        key=image_order,
+        encode=msgspec.msgpack.encode,
+        decode=_decode_rows,
+        expected=expected,
     )
 
 

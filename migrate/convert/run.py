@@ -204,7 +204,7 @@ class Conversion(Struct):
             unused = unused_exclusions(listings, self.options.exclude)
             self.warnings += (f"--exclude {pattern}: no image matches" for pattern in unused)
         listings.clear()  # `_publish` frees the listings, which is of no use while this list has them
-        images = sorted_images(self.options.temporary_directory)
+        images = sorted_images(self.options.temporary_directory, len(self.planned))
         bare: dict[LegacyID, LegacyLayer] = {}
         self.convert_images(
             self.target, lambda image: images.add(in_format(without_documents(image, bare), self.options))
@@ -759,7 +759,7 @@ class Conversion(Struct):
     # --- report ------------------------------------------------------------------------------------------------
 
     def _rows(
-        self, images: Iterable[FinishedImage], publisher: Publisher
+        self, images: SortedRuns[FinishedImage], publisher: Publisher
     ) -> tuple[SortedRuns[ReportImage], SourceTallies]:
         """Writes the images, makes their rows, and counts images and layers."""
         counts = SourceTallies(LayerTally())
@@ -769,7 +769,7 @@ class Conversion(Struct):
                 counts.add(image.source, image.chain)
                 yield image
 
-        rows = sorted_report_rows(self.options.temporary_directory)
+        rows = sorted_report_rows(self.options.temporary_directory, len(images))
         for row in image_rows(publisher.rows(counted())):
             rows.add(row)
             counts.images[row.source] += 1

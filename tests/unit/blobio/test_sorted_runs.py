@@ -21,13 +21,13 @@ def _encode(rows: list[Row]) -> bytes | None:
     return None if any(text == "stays" for _, text in rows) else msgspec.msgpack.encode(rows)
 
 
-def _runs(directory: str | None = None) -> SortedRuns[Row]:
-    return SortedRuns("rows", directory, key=lambda row: row[0], encode=_encode, decode=_decode)
+def _runs(directory: str | None = None, expected: int = 0) -> SortedRuns[Row]:
+    return SortedRuns("rows", directory, key=lambda row: row[0], encode=_encode, decode=_decode, expected=expected)
 
 
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sorted_runs, "_FIRST_ROWS", 20)
+    monkeypatch.setattr(sorted_runs, "_ROWS_IN_MEMORY", 20)
     monkeypatch.setattr(sorted_runs, "_ROWS_A_RUN", 7)
     monkeypatch.setattr(sorted_runs, "_ROWS_A_BLOCK", 3)
 
@@ -78,6 +78,17 @@ def test_few_rows_are_in_no_file(tmp_path: Path) -> None:
         runs.add((number, "row"))
     with pytest.raises(TargetError, match="rows: cannot be kept in a temporary file"):
         runs.add((19, "row"))
+
+
+@pytest.mark.parametrize(("expected", "in_file"), [(20, False), (21, True)])
+def test_very_many_rows_are_in_a_file_from_the_start(expected: int, in_file: bool) -> None:
+    runs, rows = _runs(expected=expected), list(_random_rows(expected))
+    for row in rows[:10]:
+        runs.add(row)
+    assert runs.is_in_file is in_file
+    for row in rows[10:]:
+        runs.add(row)
+    assert list(runs) == sorted(rows, key=lambda row: row[0])
 
 
 def test_the_file_has_no_name(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def peak_of(source: Path, target: Path) -> int:
 @pytest.fixture
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few images are in memory, and the others in files."""
-    monkeypatch.setattr(sorted_runs, "_FIRST_ROWS", 5)
+    monkeypatch.setattr(sorted_runs, "_ROWS_IN_MEMORY", 5)
     monkeypatch.setattr(sorted_runs, "_ROWS_A_RUN", 4)
     monkeypatch.setattr(sorted_runs, "_ROWS_A_BLOCK", 3)
 
