@@ -72,7 +72,8 @@ class BlobStore:
             self.proofs.close()
 
     def read_again(self) -> None:
-        self._found = None
+        """To be called after other processes have written nearly all blobs of this run."""
+        self._found, self._lists = None, False  # a listing would save little, and take much memory
         if self.proofs is not None:
             self.proofs.read_again()
 
