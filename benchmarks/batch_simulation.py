@@ -23,16 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import JournalEntry, JournalWriter, pack_record
 from migrate.batch.ledger import Ledger
-from migrate.batch.plan import Candidate, Outcome, SourceIdentity, plan_tasks
-from migrate.batch.records import LayerRow, Role, SourceRecord
+from migrate.batch.plan import Candidate, SourceIdentity, SourceOutcome, plan_tasks
+from migrate.batch.records import LayerRecord, Role, SourceRecord
 from migrate.compose.names import Claim, assign_names
-from migrate.documents.docker_archive import encode_archive_manifest
-from migrate.documents.oci import encode_index, parse_index
-from migrate.layout.catalog import CatalogFacts, ImageFacts, archive_entries, entry_for, merge_entries
+from migrate.documents.docker_archive import iter_archive_manifest
+from migrate.documents.oci import encode_index, iter_index, parse_index
+from migrate.layout.catalog import Catalog, entry_for
+from migrate.layout.image_facts import ImageFacts
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import Descriptor, HashedLayer, Platform, StoredBlob
+from migrate.model.image import Descriptor, HashedLayer, MediaType, Platform, StoredBlob
 from migrate.model.legacy import LegacyID
-from migrate.model.options import OnConflict
+from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.reference import Reference
 
 AMD64 = Platform(os="linux", architecture="amd64")
@@ -62,7 +63,7 @@ def write_journal(workspace: Path, sources: int) -> dict[str, Any]:
                 identity=SourceIdentity(150_000, f"mtime {number}"),
                 recipe="0123456789abcdef",
                 order=number,
-                outcome=Outcome.CONVERTED if number % 1_000 else Outcome.FAILED,
+                outcome=SourceOutcome.CONVERTED if number % 1_000 else SourceOutcome.FAILED,
                 type="docker-archive",
                 content=str(digest(number)),
                 figures={"images": 1, "failed": 0, "layers": LAYERS, "tar_bytes": 130_000},
@@ -95,10 +96,10 @@ def choose_blobs(workspace: Path, sources: int) -> dict[str, Any]:
     return {"losers": len(list(choice.losers()))}
 
 
-def row(diff_id: Digest) -> LayerRow:
+def row(diff_id: Digest) -> LayerRecord:
     blob = StoredBlob(digest=diff_id, size=10, compression="gzip")
     hashed = HashedLayer(diff_id=DiffID(diff_id), tar_size=10, empty=False, blob=blob, origin="archive")
-    return LayerRow(LegacyID("x"), hashed, Role.MADE)
+    return LayerRecord(LegacyID("x"), hashed, Role.MADE)
 
 
 def assign(workspace: Path, sources: int) -> dict[str, Any]:
@@ -121,24 +122,25 @@ def assign(workspace: Path, sources: int) -> dict[str, Any]:
 
 def merge_index(workspace: Path, sources: int) -> dict[str, Any]:
     """index.json and manifest.json of as many images, half of which stood there before."""
-    images: dict[Digest, ImageFacts] = {}
-    entries = []
+    catalog = Catalog(ConvertOptions())
     shared = [Descriptor(media_type="layer", digest=digest("shared", step), size=10) for step in range(LAYERS)]
+    theirs = []
+    began = time.monotonic()
     for number in range(sources):
         manifest = Descriptor(media_type=MANIFEST, digest=digest(number), size=1_500)
-        config = Descriptor(
-            media_type="application/vnd.docker.container.image.v1+json", digest=digest("c", number), size=9
-        )
-        images[manifest.digest] = ImageFacts(config=config, layers=tuple(shared), platform=AMD64)
-        entries.append(entry_for(manifest, AMD64, Reference(f"team/app-{number % 300}", f"build-{number:07}")))
-    began = time.monotonic()
-    half = len(entries) // 2
-    merged = merge_entries(entries[half:], entries[:half], (), {})
-    index = encode_index(merged)
-    archive = encode_archive_manifest(archive_entries(merged, CatalogFacts(images=images), AMD64))
+        config = Descriptor(media_type=MediaType.DOCKER_CONFIG, digest=digest("c", number), size=9)
+        reference = Reference(f"team/app-{number % 300}", f"build-{number:07}")
+        if number % 2:
+            catalog.commit(manifest, config, shared, AMD64, [reference])
+        else:
+            catalog.images.add(manifest.digest, ImageFacts.of(config, shared, AMD64))
+            theirs.append(entry_for(manifest, AMD64, reference))
+    merged = catalog.merge(theirs, lambda digests: {})
+    index = sum(map(len, iter_index(merged)))
+    archive = sum(map(len, iter_archive_manifest(catalog.archive_manifest(merged))))
     seconds = time.monotonic() - began
     del workspace
-    return {"merge_seconds": round(seconds, 1), "index_bytes": len(index), "manifest_bytes": len(archive)}
+    return {"merge_seconds": round(seconds, 1), "index_bytes": index, "manifest_bytes": archive}
 
 
 def read_index(workspace: Path, sources: int) -> dict[str, Any]:

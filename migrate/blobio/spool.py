@@ -133,7 +133,7 @@ class Spool:
         except OSError as error:
             raise self._no_room(error) from error
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes | bytearray) -> None:
         view = memoryview(chunk)
         try:
             # An unbuffered file may write only a part at once.

@@ -103,7 +103,7 @@ def keep_map(report: Report, values: Mapping[str, Any]) -> None:
             granted.setdefault(name, set()).update(() if row.manifest_digest is None else [row.manifest_digest])
     known = parse_map_file(kept) if os.path.lexists(kept) else ()
     with replaced_file(kept) as stream:
-        stream.write(encode_map(rename_rows(merge_rows([*known, *rows]), granted, complete=False)))
+        stream.write(encode_map(rename_rows(merge_rows([*known, *rows]), granted)))
 
 
 def next_steps(target: str) -> list[str]:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import reduce
+from itertools import groupby
 from typing import Any, Final
 
 import orjson
@@ -49,42 +51,51 @@ class MappedImage(Struct, frozen=True, kw_only=True):
 Rows = tuple[MappedImage, ...]
 
 
+def row_order(row: MappedImage) -> tuple[str, str, str]:
+    """The sort key of the rows of a map. Only rows of the same legacy ID, image ID and manifest have an equal one."""
+    return (row.legacy_id, row.image_id.hex, "" if row.manifest_digest is None else row.manifest_digest.hex)
+
+
 def merge_rows(rows: Iterable[MappedImage]) -> Rows:
     """One row for each legacy ID, image ID and manifest, merged from all of its `rows`; sorted."""
-    merged: dict[tuple[str, ImageID, Digest | None], MappedImage] = {}
-    for row in rows:
-        known = merged.setdefault(row.key, row)
-        if known != row:
-            merged[row.key] = replace(
-                known,
-                references=tuple(sorted({*known.references, *row.references})),
-                names=tuple(sorted({*known.names, *row.names})),
-                containers=tuple(sorted({*known.containers, *row.containers})),
-                sources=tuple(sorted({*known.sources, *row.sources})),
-                legacy_digests=tuple(sorted({*known.legacy_digests, *row.legacy_digests})),
-                created=known.created or row.created,
-                removed=known.removed and row.removed,
-            )
-    return tuple(sorted(merged.values(), key=lambda row: tuple(map(str, row.key))))
+    return tuple(iter_merged(sorted(rows, key=row_order)))
 
 
-def rename_rows(
-    rows: Iterable[MappedImage], granted: Mapping[str, Collection[Digest]], *, complete: bool
-) -> tuple[MappedImage, ...]:
-    """`rows` with their current names. `granted`: name → all manifests that it leads to.
+def iter_merged(rows: Iterable[MappedImage]) -> Iterator[MappedImage]:
+    """As `merge_rows`, of rows that are sorted by `row_order`."""
+    return (reduce(_merged, same) for _, same in groupby(rows, row_order))
 
-    `complete`: a name that is not in `granted` is no longer in the target. Otherwise such a name is unchanged.
-    """
-    by_digest: dict[Digest, set[str]] = {}
+
+def _merged(one: MappedImage, other: MappedImage) -> MappedImage:
+    if one == other:
+        return one
+    return replace(
+        one,
+        references=tuple(sorted({*one.references, *other.references})),
+        names=tuple(sorted({*one.names, *other.names})),
+        containers=tuple(sorted({*one.containers, *other.containers})),
+        sources=tuple(sorted({*one.sources, *other.sources})),
+        legacy_digests=tuple(sorted({*one.legacy_digests, *other.legacy_digests})),
+        created=one.created or other.created,
+        removed=one.removed and other.removed,
+    )
+
+
+def with_names(row: MappedImage, names: Collection[str]) -> MappedImage:
+    """`row` with its current names in the target."""
+    return row if set(names) == set(row.names) else replace(row, names=tuple(sorted(names)))
+
+
+def rename_rows(rows: Iterable[MappedImage], granted: Mapping[str, Collection[Digest]]) -> Iterator[MappedImage]:
+    """`rows` with their current names. `granted`: name → all manifests that it leads to. A name that is not in
+    `granted` is unchanged."""
+    by_digest: dict[Digest | None, set[str]] = {}
     for name, digests in granted.items():
         for digest in digests:
             by_digest.setdefault(digest, set()).add(name)
-    renamed = []
     for row in rows:
-        kept = () if complete else (name for name in row.names if name not in granted)
-        names = {*kept, *by_digest.get(row.manifest_digest or Digest("0" * 64), ())}
-        renamed.append(row if names == set(row.names) else replace(row, names=tuple(sorted(names))))
-    return tuple(renamed)
+        kept = (name for name in row.names if name not in granted)
+        yield with_names(row, {*kept, *by_digest.get(row.manifest_digest, ())})
 
 
 def without_old_forms(rows: Iterable[MappedImage], newer: Iterable[MappedImage]) -> tuple[MappedImage, ...]:

@@ -8,30 +8,28 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
-from msgspec import Struct, field
+import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from migrate.blobio.limits import JSON_BYTES
-from migrate.compose.image import DOCKER_MAX_LAYERS
+from migrate.blobio.records import decoder_of
+from migrate.blobio.sorted_runs import SortedRuns
 from migrate.compose.names import newest_first
 from migrate.documents.docker_archive import ArchiveManifestEntry
 from migrate.documents.oci import IMAGE_NAME, REF_NAME, IndexEntry, parse_config
 from migrate.errors import SourceError
-from migrate.layout.names import blob_path
-from migrate.layout.walk import Document, ReadBlobs, read_documents
+from migrate.layout.archive_rows import archive_entries, leaves
+from migrate.layout.image_facts import ImageFacts, ImageTable, NamesOfImages, iter_names
+from migrate.layout.walk import ReadBlobs, read_documents
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import CONFIG_TYPES, ComposedImage, Descriptor, MediaType, Platform
-from migrate.model.options import OnConflict
-from migrate.model.reference import Reference, is_loadable_name
-
-_PLAIN_OR_GZIP: Final = (
-    MediaType.DOCKER_LAYER,
-    MediaType.DOCKER_LAYER_GZIP,
-    MediaType.OCI_LAYER,
-    MediaType.OCI_LAYER_GZIP,
-)
+from migrate.model.image import Descriptor, Platform
+from migrate.model.options import ConvertOptions, OnConflict
+from migrate.model.packed import DIGEST_BYTES, PackedTable, packed_digest
+from migrate.model.reference import Reference
 
 
 class ExistingImage(Struct, frozen=True, kw_only=True):
@@ -58,28 +56,6 @@ class ConfigSummary(NamedTuple):
     diff_ids: tuple[DiffID, ...] = ()
 
 
-class ImageFacts(Struct, frozen=True, kw_only=True):
-    """The parts of an image that manifest.json needs: the blobs of its config and of its layers, base first."""
-
-    config: Descriptor
-    layers: tuple[Descriptor, ...]
-    platform: Platform | None = None
-
-    @classmethod
-    def of(cls, document: Document) -> ImageFacts:
-        """The facts of a manifest."""
-        assert document.manifest is not None
-        manifest = document.manifest
-        return cls(config=manifest.config, layers=manifest.layers, platform=document.entry.platform)
-
-
-class CatalogFacts(Struct, frozen=True, kw_only=True):
-    """By manifest digest: images, and the children of manifest lists and indexes in their order."""
-
-    images: Mapping[Digest, ImageFacts] = field(default_factory=dict)
-    children: Mapping[Digest, Sequence[Digest]] = field(default_factory=dict)
-
-
 def entry_for(descriptor: Descriptor, platform: Platform | None, reference: Reference | None) -> IndexEntry:
     """An index.json entry: one reference, or none."""
     annotations: dict[str, str] = {}
@@ -88,14 +64,6 @@ def entry_for(descriptor: Descriptor, platform: Platform | None, reference: Refe
             annotations[IMAGE_NAME] = reference.full()
         annotations[REF_NAME] = str(reference)
     return IndexEntry(descriptor=descriptor, platform=platform, annotations=annotations)
-
-
-def entries_for(
-    descriptor: Descriptor, platform: Platform | None, references: Sequence[Reference]
-) -> dict[tuple[str, Digest], IndexEntry]:
-    """The index.json entries of an image or index, by name and digest: one for each reference, or one without."""
-    entries = (entry_for(descriptor, platform, reference) for reference in references or (None,))
-    return {(entry.annotations.get(REF_NAME, ""), descriptor.digest): entry for entry in entries}
 
 
 def existing_image(
@@ -112,7 +80,7 @@ def existing_image(
         media_type=entry.descriptor.media_type,
         platform=entry.platform or (facts.platform if facts else None),
         created=config.created,
-        image_id=None if facts is None else facts.config.digest,
+        image_id=None if facts is None else facts.config_digest,
         size=entry.descriptor.size,
         diff_ids=config.diff_ids,
         children=tuple(children),
@@ -124,121 +92,64 @@ def without_reference(entry: IndexEntry) -> IndexEntry:
     return replace(entry, annotations=kept)
 
 
-def merge_entries(
-    ours: Sequence[IndexEntry],
-    theirs: Sequence[IndexEntry],
-    lost: Iterable[tuple[str, Digest]],
-    children: Mapping[Digest, Sequence[Digest]],
-) -> list[IndexEntry]:
-    """The entries of both sides, sorted. `lost` are the (reference, digest) pairs that lose their name.
+class Entries:
+    """Entries of index.json, sorted: those without a name last. Of several with one name and digest, the last one that
+    was added counts. `directory` is for a temporary file, as in `SortedRuns`."""
 
-    An image gets an entry without a name only if no other entry leads to it: neither one with a name nor an index.
-    """
-    lost_pairs = set(lost)
-    merged: dict[tuple[str, Digest], IndexEntry] = {}
-    # Ours come second, and replace entries with the same name and digest.
-    for entry in (*theirs, *ours):
-        name = entry.name
-        if name is not None and (name, entry.descriptor.digest) in lost_pairs:
-            entry, name = without_reference(entry), None
-        merged[(name or "", entry.descriptor.digest)] = entry
-    # The entry of an image that has lost its name is kept only to make it reachable.
-    reachable = {digest for name, digest in merged if name}
-    for _, digest in merged:
-        reachable.update(children.get(digest, ()))
-    return [
-        entry
-        for (name, digest), entry in sorted(merged.items(), key=lambda item: (not item[0][0], *item[0]))
-        if name or digest not in reachable
-    ]
-
-
-def archive_entries(
-    entries: Sequence[IndexEntry], facts: CatalogFacts, platform: Platform, *, deep: bool = False
-) -> Iterator[ArchiveManifestEntry]:
-    """The manifest.json of a layout: every image that a Docker engine can load, with all its tags.
-
-    The tag of an index goes to its child for `platform`, or else to its first child. Images with zstd layers, which
-    engines before 23 refuse, are listed last: such an engine stops there, after it has loaded all others. Images with
-    more layers than any engine accepts are left out, or with `deep` listed last, too.
-    """
-    tags: dict[Digest, tuple[str, ...]] = {}
-    for entry in entries:
-        digest = entry.descriptor.digest
-        named = [entry.name] if entry.name is not None and is_loadable_name(entry.name) else []
-        children = [leaf for leaf in _leaves(digest, facts.children) if leaf in facts.images]
-        # Children without a tag are listed, too: `docker load` loads the images of all platforms.
-        for child in children:
-            tags.setdefault(child, ())
-        holder = (
-            next((child for child in children if facts.images[child].platform == platform), children[0])
-            if children
-            else digest
+    def __init__(self, directory: str | None) -> None:
+        self._runs: SortedRuns[IndexEntry] = SortedRuns(
+            "the index of the target", directory, key=_entry_order, encode=_encode_entries, decode=_decode_entries
         )
-        if holder in facts.images:
-            tags[holder] = (*tags.get(holder, ()), *named)
-    # Manifests may differ in media types only. Images with equal config and layers are one row with all their tags.
-    merged: dict[tuple[bool, Digest, tuple[Digest, ...]], tuple[str, ...]] = {}
-    for digest, names in tags.items():
-        image = facts.images[digest]
-        if _is_image(image) and (deep or not _is_deep(image)):
-            key = (
-                _is_deep(image) or any(layer.media_type not in _PLAIN_OR_GZIP for layer in image.layers),
-                image.config.digest,
-                tuple(layer.digest for layer in image.layers),
-            )
-            merged[key] = (*merged.get(key, ()), *names)
-    # images that some engines refuse come last; before that, images with tags come first
-    rows = sorted(
-        (late, not names, sorted(set(names)), config, layers) for (late, config, layers), names in merged.items()
-    )
-    for _, _, sorted_names, config, layers in rows:
-        yield ArchiveManifestEntry(
-            config=blob_path(config), repo_tags=tuple(sorted_names), layers=tuple(map(blob_path, layers))
-        )
+        self.has_unnamed = False
+
+    def add(self, entry: IndexEntry) -> None:
+        self._runs.add(entry)
+        self.has_unnamed = self.has_unnamed or entry.name is None
+
+    def __iter__(self) -> Iterator[IndexEntry]:
+        last = None
+        for entry in self._runs:
+            if last is not None and (entry.descriptor.digest != last.descriptor.digest or entry.name != last.name):
+                yield last
+            last = entry
+        if last is not None:
+            yield last
 
 
-def _leaves(digest: Digest, children: Mapping[Digest, Sequence[Digest]]) -> list[Digest]:
-    """The manifests that an index leads to, in its order; empty for a manifest. Indexes may be nested to any depth."""
-    leaves: list[Digest] = []
-    pending, seen = list(reversed(children.get(digest, ()))), {digest}
-    while pending:
-        current = pending.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if current in children:
-            pending += reversed(children[current])
-        else:
-            leaves.append(current)
-    return leaves
+def _entry_order(entry: IndexEntry) -> tuple[bool, str, str]:
+    name = entry.name
+    return (name is None, name or "", entry.descriptor.digest.hex)
 
 
-def _is_image(image: ImageFacts) -> bool:
-    """False for artifacts, and for images with layers that are not in the layout (foreign layers, as of Windows)."""
-    elsewhere = ("foreign", "nondistributable")
-    return image.config.media_type in CONFIG_TYPES and not any(
-        word in layer.media_type for layer in image.layers for word in elsewhere
-    )
+def _encode_entries(entries: list[IndexEntry]) -> bytes | None:
+    # members that are not read may be of any type
+    return None if any(entry.other for entry in entries) else msgspec.msgpack.encode(entries)
 
 
-def _is_deep(image: ImageFacts) -> bool:
-    return len(image.layers) > DOCKER_MAX_LAYERS
+_decode_entries = decoder_of(list[IndexEntry])
 
 
-def names_of_images(
-    entries: Iterable[IndexEntry], children: Mapping[Digest, Sequence[IndexEntry]]
-) -> dict[Digest, set[str]]:
-    """The names that lead to each manifest and index: its own, and those of the indexes that contain it."""
-    names: dict[Digest, set[str]] = {}
-    pending = [(entry, entry.name) for entry in entries]
-    while pending:
-        entry, name = pending.pop()
+class ReachableEntries:
+    """`entries` without those that have no name and are not needed, because another entry leads to their image: one
+    with a name or an index."""
+
+    def __init__(self, entries: Entries, children: Mapping[Digest, Sequence[Digest]]) -> None:
+        self._entries = entries
+        self._named = PackedTable(key=DIGEST_BYTES)
+        self._in_indexes: set[Digest] = set()
+        if entries.has_unnamed:
+            for entry in entries:
+                digest = entry.descriptor.digest
+                if entry.name is not None:
+                    self._named.add(packed_digest(digest))
+                self._in_indexes.update(children.get(digest, ()))
+
+    def __iter__(self) -> Iterator[IndexEntry]:
+        return filter(self._is_kept, self._entries) if self._entries.has_unnamed else iter(self._entries)
+
+    def _is_kept(self, entry: IndexEntry) -> bool:
         digest = entry.descriptor.digest
-        if name is not None and name not in names.setdefault(digest, set()):
-            names[digest].add(name)
-            pending += [(child, child.name or name) for child in children.get(digest, ())]
-    return names
+        return entry.name is not None or not (digest in self._in_indexes or packed_digest(digest) in self._named)
 
 
 _READ_AT_ONCE: Final = 256
@@ -250,28 +161,36 @@ class Catalog:
     `commit` and `commit_index` may be called from several threads at once.
     """
 
-    def __init__(self, on_conflict: OnConflict, platform: Platform) -> None:
-        self._on_conflict = on_conflict
-        self._platform = platform
+    def __init__(self, options: ConvertOptions) -> None:
+        self._on_conflict = options.on_conflict
+        self._platform = options.platform
+        self._directory = options.temporary_directory
         self._lock = threading.Lock()
-        self._entries: dict[tuple[str, Digest], IndexEntry] = {}
+        self._entries = Entries(self._directory)
         self._found: Sequence[IndexEntry] = ()
-        self.images: dict[Digest, ImageFacts] = {}
+        self.images = ImageTable(self._directory)
         self._children: dict[Digest, Sequence[IndexEntry]] = {}
 
     def commit(
-        self, manifest: Descriptor, config: Descriptor, image: ComposedImage, references: Sequence[Reference]
+        self,
+        manifest: Descriptor,
+        config: Descriptor,
+        layers: Sequence[Descriptor],
+        platform: Platform,
+        references: Sequence[Reference],
     ) -> None:
         with self._lock:
-            self.images[manifest.digest] = ImageFacts(
-                config=config, layers=tuple(image.layers), platform=image.platform
-            )
-            self._entries.update(entries_for(manifest, image.platform, references))
+            self.images.add(manifest.digest, ImageFacts.of(config, layers, platform))
+            self._add_entries(manifest, platform, references)
 
     def commit_index(self, index: Descriptor, children: Sequence[IndexEntry], references: Sequence[Reference]) -> None:
         with self._lock:
             self._children[index.digest] = children
-            self._entries.update(entries_for(index, None, references))
+            self._add_entries(index, None, references)
+
+    def _add_entries(self, descriptor: Descriptor, platform: Platform | None, references: Sequence[Reference]) -> None:
+        for reference in references or (None,):
+            self._entries.add(entry_for(descriptor, platform, reference))
 
     # --- what the target holds -----------------------------------------------------------------------------------
 
@@ -286,7 +205,7 @@ class Catalog:
         named = {child.descriptor.digest: child for children in self._children.values() for child in children}
         leads = self._child_digests()
         tops = [entry.descriptor.digest for entry in self._found]
-        below = {top: [named[leaf] for leaf in _leaves(top, leads)] for top in tops}
+        below = {top: [named[leaf] for leaf in leaves(top, leads)] for top in tops}
         # one call for all configs: a bucket is asked for many blobs at once
         listed = [entry.descriptor.digest for children in below.values() for entry in children]
         configs = self._read_configs([*below, *listed], read)
@@ -301,17 +220,21 @@ class Catalog:
     def named_layers(self, read: ReadBlobs) -> set[Digest]:
         """Layer blobs of all images, including those that were there before this run."""
         self.learn(self._found, read)
-        return self.layers()
+        return {layer for facts in self.images for layer, _ in facts.sized_layers}
 
-    def layers(self) -> set[Digest]:
-        return {layer.digest for facts in self.images.values() for layer in facts.layers}
+    def without_layers(self, blobs: Iterable[Digest]) -> set[Digest]:
+        """Those of `blobs` that are layers of no image."""
+        left = set(blobs)
+        for facts in self.images:
+            left.difference_update(layer for layer, _ in facts.sized_layers)
+        return left
 
     def learn(self, entries: Iterable[IndexEntry], read: ReadBlobs) -> None:
         """Reads the manifests that `entries` lead to and that were not read before. A manifest that cannot be read is
         skipped, so its image is not in manifest.json."""
         for document in read_documents(entries, read, self.has_manifest):
             if document.manifest is not None:
-                self.images[document.digest] = ImageFacts.of(document)
+                self.images.add(document.digest, ImageFacts.of_document(document))
             elif document.error is None:
                 self._children[document.digest] = document.children
 
@@ -321,9 +244,9 @@ class Catalog:
     def _read_configs(self, manifests: Iterable[Digest], read: ReadBlobs) -> dict[Digest, ConfigSummary]:
         """Configs by manifest digest. Equal diffIDs are one object, since images share most of their layers."""
         configs = {
-            manifest: facts.config.digest
+            manifest: facts.config_digest
             for manifest in manifests
-            if (facts := self.images.get(manifest)) is not None and facts.config.size <= JSON_BYTES
+            if (facts := self.images.get(manifest)) is not None and facts.config_size <= JSON_BYTES
         }
         found: dict[Digest, ConfigSummary] = {}
         shared: dict[DiffID, DiffID] = {}
@@ -342,55 +265,61 @@ class Catalog:
 
     def merge(
         self, theirs: Sequence[IndexEntry], read: ReadBlobs, superseded: Collection[Digest] = frozenset()
-    ) -> list[IndexEntry]:
+    ) -> ReachableEntries:
         """The entries of this run and those that the target has now, sorted. `superseded` are manifests that an earlier
         run made of the same legacy images: the images of this run get their names, whatever `--on-conflict` is."""
         self.learn(theirs, read)
         lost = self._losers(theirs, read, superseded)
-        return merge_entries(list(self._entries.values()), theirs, lost, self._child_digests())
+        merged = self._entries
+        if theirs:
+            merged = Entries(self._directory)
+            # Ours come second, and replace entries with the same name and digest.
+            for entry in chain(theirs, self._entries):
+                is_lost = bool(lost) and (entry.name, entry.descriptor.digest) in lost
+                merged.add(without_reference(entry) if is_lost else entry)
+        # An image that has lost its name keeps an entry only if nothing else leads to it.
+        return ReachableEntries(merged, self._child_digests())
 
-    def names(self, entries: Iterable[IndexEntry]) -> dict[str, set[Digest]]:
-        """All manifests that each name of `entries` leads to."""
-        found: dict[str, set[Digest]] = {}
-        for digest, names in names_of_images(entries, self._children).items():
-            for name in names:
-                found.setdefault(name, set()).add(digest)
-        return found
+    def names(self, entries: Iterable[IndexEntry]) -> NamesOfImages:
+        """The names in `entries` that lead to each manifest and index."""
+        return NamesOfImages(iter_names(entries, self._children), self._directory)
 
-    def archive_manifest(self, entries: Sequence[IndexEntry], *, deep: bool = False) -> Iterator[ArchiveManifestEntry]:
+    def archive_manifest(self, entries: Iterable[IndexEntry], *, deep: bool = False) -> Iterator[ArchiveManifestEntry]:
         """The rows of manifest.json for `entries` (`archive_entries`)."""
-        facts = CatalogFacts(images=self.images, children=self._child_digests())
-        return archive_entries(entries, facts, self._platform, deep=deep)
+        return archive_entries(entries, self.images, self._child_digests(), self._platform, self._directory, deep=deep)
 
     def _child_digests(self) -> dict[Digest, list[Digest]]:
         return {index: [child.descriptor.digest for child in found] for index, found in self._children.items()}
 
     def _losers(
         self, theirs: Iterable[IndexEntry], read: ReadBlobs, superseded: Collection[Digest]
-    ) -> list[tuple[str, Digest]]:
+    ) -> set[tuple[str | None, Digest]]:
         """The (name, digest) pairs that lose their name.
 
         Images that were there when this run began took part in its conflicts already, so they lose every name that this
         run has given to another image. Against images that another run has added meanwhile, `--on-conflict` decides;
         with `keep-all`, both keep the name.
         """
+        names = {entry.name for entry in theirs}
         # several digests have one name with `keep-all`
-        ours: dict[str, list[Digest]] = {}
-        for mine, digest in self._entries:
-            if mine:
-                ours.setdefault(mine, []).append(digest)
-        known = {(entry.name, entry.descriptor.digest) for entry in self._found}
-        lost: list[tuple[str, Digest]] = []
-        for entry in theirs:
-            name, digest = entry.name, entry.descriptor.digest
-            if name is None or name not in ours or digest in ours[name]:
-                continue
+        ours: dict[str | None, list[Digest]] = {}
+        for mine in self._entries if names else ():
+            if mine.name is not None and mine.name in names:
+                ours.setdefault(mine.name, []).append(mine.descriptor.digest)
+        rivals = [
+            (entry.name, entry.descriptor.digest)
+            for entry in theirs
+            if entry.name in ours and entry.descriptor.digest not in ours[entry.name]
+        ]
+        known = {(entry.name, entry.descriptor.digest) for entry in self._found} if rivals else set()
+        lost: set[tuple[str | None, Digest]] = set()
+        for name, digest in rivals:
             if digest not in superseded and self._on_conflict is OnConflict.KEEP_ALL:
                 continue
             if digest in superseded or (name, digest) in known or self._is_newer(ours[name][0], digest, read):
-                lost.append((name, digest))
+                lost.add((name, digest))
             else:
-                lost.extend((name, mine) for mine in ours[name])
+                lost.update((name, mine) for mine in ours[name])
         return lost
 
     def _is_newer(self, ours: Digest, theirs: Digest, read: ReadBlobs) -> bool:
@@ -402,4 +331,4 @@ class Catalog:
     def _rank(self, manifest: Digest, configs: Mapping[Digest, ConfigSummary]) -> tuple[object, ...]:
         facts = self.images.get(manifest)
         created = configs.get(manifest, ConfigSummary()).created
-        return newest_first(created, "" if facts is None else facts.config.digest.hex, manifest)
+        return newest_first(created, "" if facts is None else facts.config.hex(), manifest)

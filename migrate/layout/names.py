@@ -15,13 +15,14 @@ INDEX: Final = "index.json"
 ARCHIVE_MANIFEST: Final = "manifest.json"
 REPORT_NAME: Final = "migration-report.json"
 MAP_NAME: Final = "migration-map.json"
+BLOBS: Final = "blobs/sha256"
 PATH_PREFIXES: Final = ("oci", "oci-archive", "docker-archive", "registry-storage", "dir")
 """Prefixes of a path, as in skopeo. `dir` is for sources only."""
 REGISTRY_PREFIX: Final = "docker://"
 
 
 def blob_path(digest: Digest) -> str:
-    return f"blobs/sha256/{digest.hex}"
+    return f"{BLOBS}/{digest.hex}"
 
 
 def split_prefix(location: str) -> tuple[str | None, str]:

@@ -26,7 +26,7 @@ from migrate.errors import (
     SourceUnreadableError,
     UnrecognisedSourceError,
 )
-from migrate.layout.catalog import names_of_images
+from migrate.layout.image_facts import iter_names
 from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, blob_path, local_path, plain_path
 from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
@@ -255,7 +255,9 @@ class LayoutView:
                 raise document.error
             documents[document.digest] = document
         # An image may get names from any index, so all documents have to be read before the first image is complete.
-        names = names_of_images(entries, {digest: document.children for digest, document in documents.items()})
+        names: dict[Digest, set[str]] = {}
+        for digest, name in iter_names(entries, {digest: document.children for digest, document in documents.items()}):
+            names.setdefault(digest, set()).add(name)
         for digest, document in documents.items():
             if document.manifest is not None:
                 yield StoredImage(

@@ -10,6 +10,7 @@ from migrate.model.digest import Digest
 _ROWS_A_BUCKET: Final = 24
 """On average, at most. More take less memory and a longer time to search."""
 _SIZE_BYTES: Final = 8
+DIGEST_BYTES: Final = 32
 
 
 class PackedTable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, ClassVar, Final
 
@@ -40,7 +40,7 @@ class _Archive(ImageTarget):
     def __init__(self, path: str, options: ConvertOptions, *, files: SystemCalls = SYSTEM_CALLS) -> None:
         self._spool = ArchiveSpool(path, force=options.force, files=files)
         self._lock = threading.Lock()
-        self._catalog = Catalog(options.on_conflict, options.platform)
+        self._catalog = Catalog(options)
         self._documents: dict[Digest, bytes] = {}
         self._finished = False
         self._blobs = BlobStore(self._spool.store)
@@ -57,7 +57,7 @@ class _Archive(ImageTarget):
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
         config = self._document(image.config, image.config_media_type)
         manifest = self._document(image.manifest, image.manifest_media_type)
-        self._catalog.commit(manifest, config, image, references)
+        self._catalog.commit(manifest, config, image.layers, image.platform, references)
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
         children = index_entries(content)
@@ -85,7 +85,7 @@ class _Archive(ImageTarget):
         finished, self._finished = self._finished, False
         self._spool.close(done=finished)
 
-    def _write(self, archive: DeterministicTar, entries: Sequence[IndexEntry]) -> None:
+    def _write(self, archive: DeterministicTar, entries: Iterable[IndexEntry]) -> None:
         raise NotImplementedError
 
     def _document(self, content: bytes, media_type: str) -> Descriptor:
@@ -98,11 +98,11 @@ class _Archive(ImageTarget):
 class OciArchive(_Archive):
     """The tar of the layout that OciLayout writes, without the report."""
 
-    def _write(self, archive: DeterministicTar, entries: Sequence[IndexEntry]) -> None:
+    def _write(self, archive: DeterministicTar, entries: Iterable[IndexEntry]) -> None:
         archive.add("oci-layout", OCI_LAYOUT)
         archive.add("index.json", encode_index(entries))
         archive.add("manifest.json", encode_archive_manifest(self._catalog.archive_manifest(entries)))
-        layers = {layer.digest: layer.size for image in self._catalog.images.values() for layer in image.layers}
+        layers = {layer: size for image in self._catalog.images for layer, size in image.sized_layers}
         # Some image scanners read the tar as a file system and do not find files in folders without an entry.
         for folder in _BLOB_FOLDERS:
             archive.add_folder(folder)
@@ -134,7 +134,7 @@ class DockerArchive(_Archive):
                 self._diff_ids[blob_path(layer.digest)] = diff_id
         super().commit(image, references)
 
-    def _write(self, archive: DeterministicTar, entries: Sequence[IndexEntry]) -> None:
+    def _write(self, archive: DeterministicTar, entries: Iterable[IndexEntry]) -> None:
         rows = list(self._catalog.archive_manifest(entries, deep=True))
         archive.add(
             "manifest.json",
@@ -147,7 +147,7 @@ class DockerArchive(_Archive):
                 for row in rows
             ),
         )
-        for config in sorted({image.config.digest for image in self._catalog.images.values()}):
+        for config in sorted({image.config_digest for image in self._catalog.images}):
             archive.add(f"{config.hex}.json", self._documents[config])
         layers = {self._diff_ids[path]: path for row in rows for path in sorted(row.layers, reverse=True)}
         for diff_id, path in sorted(layers.items()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from migrate.blobio.limits import CATALOG_BYTES, SMALL_FILE_BYTES
 from migrate.documents.docker_archive import ArchiveManifestEntry, iter_archive_manifest
-from migrate.documents.image_map import MappedImage
+from migrate.documents.image_map import MappedImage, with_names
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, iter_index, parse_index
 from migrate.errors import MigrateError, TargetError
 from migrate.layout.catalog import Catalog, ExistingImage
@@ -31,7 +31,7 @@ from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.proofs import Proofs
 from migrate.writers.run_memory import RunMemory
-from migrate.writers.target_map import TargetMap
+from migrate.writers.target_map import Rename, TargetMap
 from migrate.writers.target_memory import RecordedMemory
 from migrate.writers.target_store import digest_of_file, open_store, write_pieces
 
@@ -63,7 +63,7 @@ class OciLayout(ImageTarget):
         store: Store | None = None,
     ) -> None:
         self._options = options
-        self._catalog = Catalog(options.on_conflict, options.platform)
+        self._catalog = Catalog(options)
         self._is_new = False
         self._run_key: str | None = None
         self._state_before: str | None = None
@@ -79,7 +79,7 @@ class OciLayout(ImageTarget):
                 self.store.make_folder("blobs/sha256")
                 self.store.flush()
             self._catalog.begin(self._read_index())
-            self._map = TargetMap(self.store)
+            self._map = TargetMap(self.store, options.temporary_directory)
             proofs = Proofs(self.store, use_existing=not options.check_existing)
             self._blobs = BlobStore(self.store, proofs=proofs)
             self.memory = RecordedMemory(self._blobs, options)
@@ -133,7 +133,7 @@ class OciLayout(ImageTarget):
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
         config = self._document(image.config, image.config_media_type, image.image_id)
         manifest = self._document(image.manifest, image.manifest_media_type, image.manifest_digest)
-        self._catalog.commit(manifest, config, image, references)
+        self._catalog.commit(manifest, config, image.layers, image.platform, references)
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
         children = index_entries(content)
@@ -155,7 +155,7 @@ class OciLayout(ImageTarget):
             version = self.store.version("index.json")
             entries = self._catalog.merge(self._read_index(), self._blobs.read_many, self._map.superseded())
             self._replace_documents(self._catalog.archive_manifest(entries), entries, version)
-            self._map.write(self._catalog.names(entries), complete=True)
+            self._map.write(self._renaming(entries))
             with self.store.new_file() as file:
                 for piece in report:
                     file.write(piece)
@@ -204,6 +204,11 @@ class OciLayout(ImageTarget):
             return self._blobs.is_proven(Digest(last), size, version)
         except ValueError:  # not the name of a blob
             return False
+
+    def _renaming(self, entries: Iterable[IndexEntry]) -> Rename:
+        """Gives rows of the map the names in `entries`."""
+        names = self._catalog.names(entries)
+        return lambda rows: (with_names(row, names.of(row.manifest_digest)) for row in rows)
 
     def _replace_documents(
         self, archive_manifest: Iterable[ArchiveManifestEntry], index: Iterable[IndexEntry], version: str | None
@@ -267,8 +272,7 @@ class OciLayout(ImageTarget):
             if self.store.is_alone() and all(
                 self._catalog.has_manifest(entry.descriptor.digest) for entry in self._read_index()
             ):
-                needed = self._catalog.layers()
-                self._blobs.remove(digest for digest in wanted if digest not in needed)
+                self._blobs.remove(self._catalog.without_layers(wanted))
 
     def collect_garbage(self) -> Garbage:
         """Removes images without a name and the blobs that no image needs then: first from the index, then from the
@@ -287,7 +291,7 @@ class OciLayout(ImageTarget):
             self._catalog.learn(garbage.entries, self._blobs.read_many)
             archive_manifest = self._catalog.archive_manifest(garbage.entries)
             self._replace_documents(archive_manifest, garbage.entries, self.store.version(INDEX))
-            self._map.write(self._catalog.names(garbage.entries), complete=True, removed=garbage.images)
+            self._map.write(self._renaming(garbage.entries), removed=garbage.images)
             self.store.flush()  # after a power cut, no index on the disk may name a blob that is gone
             self._blobs.remove(garbage.blobs)
             return garbage

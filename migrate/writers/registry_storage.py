@@ -24,7 +24,7 @@ from migrate.distribution.layout import (
     tag_link,
 )
 from migrate.distribution.repositories import iter_repositories
-from migrate.documents.image_map import MappedImage
+from migrate.documents.image_map import MappedImage, rename_rows
 from migrate.documents.oci import IndexEntry, parse_config, parse_index, parse_manifest
 from migrate.documents.schema1 import is_index
 from migrate.errors import MigrateError, SourceError, TargetError
@@ -108,7 +108,7 @@ class RegistryStorage(ImageTarget):
             proofs = Proofs(self.store, use_existing=not options.check_existing)
             self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_data_path(digest)}", proofs=proofs)
             self.memory = RecordedMemory(self._blobs, options)
-            self._map = TargetMap(self.store)
+            self._map = TargetMap(self.store, options.temporary_directory)
         except BaseException:
             self.store.close()
             raise
@@ -165,7 +165,8 @@ class RegistryStorage(ImageTarget):
             self.store.update({f"{ROOT}/{path}": content for path, content in group.items()})
             self.flush()
         with self.store.lock():
-            self._map.write(self._granted(), complete=False)
+            granted = self._granted()
+            self._map.write(lambda rows: rename_rows(rows, granted))
             self.store.replace(REPORT_NAME, report)
 
     def abandon(self) -> None:
