@@ -27,7 +27,7 @@ NAMES = ("app:1", "app:2", "b/app:1", "docker.io/library/app:1", "UPPER:1", "\u0
 
 @pytest.fixture(params=[3, 1_000_000], ids=["in files", "in memory"], autouse=True)
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_FIRST_ROWS", "_ROWS_A_RUN", "_ROWS_A_BLOCK"):
+    for name in ("_ROWS_IN_MEMORY", "_ROWS_A_RUN", "_ROWS_A_BLOCK"):
         monkeypatch.setattr(sorted_runs, name, request.param)
     monkeypatch.setattr(records, "_BYTES_IN_MEMORY", request.param)
 

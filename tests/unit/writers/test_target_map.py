@@ -63,7 +63,7 @@ def plain_rows(rows: list[MappedImage]) -> list[MappedImage]:
 @pytest.mark.parametrize("most", [2, 1_000])
 @pytest.mark.parametrize("number", range(20))
 def test_random_rows(most: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_FIRST_ROWS", "_ROWS_A_RUN", "_ROWS_A_BLOCK"):
+    for name in ("_ROWS_IN_MEMORY", "_ROWS_A_RUN", "_ROWS_A_BLOCK"):
         monkeypatch.setattr(sorted_runs, name, most)
     choose = random.Random(number)
     store = DirectoryStore(tmp_path)
