@@ -10,6 +10,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any, BinaryIO, cast
 
 from msgspec import Struct, field
@@ -82,7 +83,7 @@ class BatchOutcome(Struct):
     exit_code: int
     account: Account
     lists: Mapping[SourceOutcome, Sequence[str]]
-    rows: Sequence[AccountRow] = ()
+    rows: Iterable[AccountRow] = ()
     head: Report | None = None
     spool: BinaryIO | None = None
 
@@ -445,7 +446,7 @@ def _merge(
             spool.close()
             raise
     merge.account.already_done = len(done)
-    account_rows = _account_rows(ledger, locations, head)
+    account_rows = AccountRows(ledger, locations, head.sources)
     lists = _lists(account_rows)
     merge.account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
     if exit_code(head) != NOTHING_READ:  # otherwise the merge may have removed the target
@@ -468,32 +469,47 @@ def _merge(
 
 
 def _shard_outcome(ledger: Ledger, locations: Sequence[str], done: int) -> BatchOutcome:
-    rows = _account_rows(ledger, locations)
+    rows = AccountRows(ledger, locations)
     lists = _lists(rows)
     account = Account(already_done=done)
     account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
     return BatchOutcome(3 if lists[SourceOutcome.FAILED] else 0, account, lists, rows)
 
 
-def _account_rows(ledger: Ledger, locations: Sequence[str], head: Report | None = None) -> list[AccountRow]:
-    """One row for each source, in the order of `locations`. What the merge found out about a source is newer than its
-    line in the journal, so it is used first."""
-    merged = {} if head is None else {row.location: row for row in head.sources}
-    rows = []
-    for location in locations:
-        known = ledger.sources.get(location)
-        if known is not None:
-            row = merged.get(location) or SourceRow(
-                location=location,
-                type=None,
-                images=known.images,
-                failed=known.failed,
-                outcome=known.finished.outcome.value,
-                error=known.error,
-                reason=known.message,
-            )
-            rows.append(AccountRow(row, known.finished.identity.size, known.duration, known.worker, known.tries))
-    return rows
+class AccountRows(Struct):
+    """One row for each source, in the order of `locations`, made whenever they are iterated. What the merge found out
+    about a source (`merged`, sorted) is newer than its line in the journal, so it is used first."""
+
+    ledger: Ledger
+    locations: Sequence[str]
+    merged: Sequence[SourceRow] | None = None
+
+    def __iter__(self) -> Iterator[AccountRow]:
+        locations = [location for location in self.locations if location in self.ledger.sources]
+        for location, row in zip(locations, self._source_rows(locations), strict=True):
+            known = self.ledger.sources[location]
+            row = replace(row, location=location)  # the string that is in memory already
+            yield AccountRow(row, known.finished.identity.size, known.duration, known.worker, known.tries)
+
+    def _source_rows(self, locations: Sequence[str]) -> Iterator[SourceRow]:
+        if self.merged is None:
+            return map(self._row_of_journal, locations)
+        if all(one < two for one, two in pairwise(locations)):
+            return iter(self.merged)
+        by_location = {row.location: row for row in self.merged}
+        return (by_location[location] for location in locations)
+
+    def _row_of_journal(self, location: str) -> SourceRow:
+        known = self.ledger.sources[location]
+        return SourceRow(
+            location=location,
+            type=None,
+            images=known.images,
+            failed=known.failed,
+            outcome=known.finished.outcome.value,
+            error=known.error,
+            reason=known.message,
+        )
 
 
 def _lists(rows: Iterable[AccountRow]) -> dict[SourceOutcome, list[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -54,6 +54,14 @@ class MergeSource(Struct, frozen=True, gc=False):
     message: str | None = None
 
 
+class SourceFacts(NamedTuple):
+    """What the report says about a source itself: its type, its warnings, and the number of damaged layers."""
+
+    type: str | None
+    warnings: tuple[str, ...]
+    damaged: int
+
+
 class Merge(Struct):
     """The merge of one batch, from its journals; `run` may be called once. `sources` are in the order that decides
     ties. `older` are places of records of which only the blobs are used. `done` are sources that an earlier run has
@@ -71,7 +79,8 @@ class Merge(Struct):
     gone: Sequence[str] = ()
     failures: list[Failure] = field(default_factory=list)
     account: Account = field(default_factory=Account)
-    _sources: list[SourceInput] = field(default_factory=list)
+    _facts: list[SourceFacts] = field(default_factory=list)
+    """For each source. Equal ones are one object."""
     _warnings: set[str] = field(default_factory=set)
     _containers: list[UnconvertedContainer] = field(default_factory=list)
     _volumes: list[VolumeRow] = field(default_factory=list)
@@ -121,7 +130,7 @@ class Merge(Struct):
             started=started,
             finished=utc_now(),
             options=self.report_options,
-            sources=self._sources,
+            sources=self._source_inputs(),
             images=self._written,
             tally=self.account.tally,
             failures=[*self.failures, *publisher.failures],
@@ -129,10 +138,10 @@ class Merge(Struct):
             warnings=self._warnings,
             containers=self._containers,
             orphaned_volumes=self._volumes,
+            directory=self.options.temporary_directory,
         )
         head = self.account.head
         self.account.tally.forget_single()
-        self._sources.clear()
         self.account.present = publisher.present
         for warning in head.warnings:
             self.progress.emit(Event(kind="warning", message=warning))
@@ -168,6 +177,7 @@ class Merge(Struct):
     def _gather(self) -> None:
         """First pass over the records: chooses blobs, and collects failures and warnings."""
         wanted: set[DiffID] = set()
+        known: dict[SourceFacts, SourceFacts] = {}
         first = 0
         for source in self.sources:
             is_first = max(first, len(self._first)) < _KEPT_IMAGES
@@ -188,8 +198,8 @@ class Merge(Struct):
             self._volumes += (VolumeRow(source=source.location, volume=one) for one in record.orphaned_volumes)
             note = (source.message or "holds no image",) if source.outcome is SourceOutcome.SKIPPED else ()
             damaged = sum(row.hashed is not None and row.hashed.damaged for row in record.layers)
-            source_input = SourceInput(location=source.location, type=record.type, warnings=note, damaged=damaged)
-            self._sources.append(source_input)
+            facts = SourceFacts(record.type, note, damaged)
+            self._facts.append(known.setdefault(facts, facts))
         self._warnings.update(
             f"{location}: an earlier run read it, but it no longer exists; its images stay in the target"
             for location in self.gone
@@ -283,6 +293,10 @@ class Merge(Struct):
             self.progress.emit(failure.event())
 
     # --- report ------------------------------------------------------------------------------------------------
+
+    def _source_inputs(self) -> Iterator[SourceInput]:
+        for source, (type_, warnings, damaged) in zip(self.sources, self._facts, strict=True):
+            yield SourceInput(location=source.location, type=type_, warnings=warnings, damaged=damaged)
 
     def _count(self, image: FinishedImage, publisher: Publisher) -> None:
         """Called for every image that is written, source by source."""

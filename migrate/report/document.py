@@ -145,7 +145,7 @@ class VolumeRow(Struct, frozen=True, kw_only=True):
 class Report(Struct, frozen=True, kw_only=True):
     """The report of a run. All lists are sorted by their content, so that equal runs give equal reports.
 
-    Of more than ten thousand images, each is made when it is asked for: it is best to iterate over them.
+    Of more than ten thousand images or sources, each is made when it is asked for: it is best to iterate over them.
     """
 
     tool_version: str
@@ -153,7 +153,7 @@ class Report(Struct, frozen=True, kw_only=True):
     started: str
     finished: str
     options: Mapping[str, object]
-    sources: tuple[SourceRow, ...]
+    sources: Sequence[SourceRow]
     totals: Totals
     images: Sequence[ReportImage]
     duplicates: tuple[Duplicate, ...] = ()

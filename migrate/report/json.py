@@ -37,7 +37,7 @@ def encode_report(report: Report) -> bytes:
 def iter_report(report: Report, images: Iterable[ReportImage]) -> Iterator[bytes]:
     """The bytes of `encode_report` in pieces, for more images than fit into memory.
 
-    `report` has no images; `images` are encoded in their place, in the order given.
+    `report` has no images; `images` are encoded in their place, in the order given. Its sources may be many, too.
     """
     rows = RowEncoder()
     return frame_rows(report, (rows.encode(image) for image in images))
@@ -45,13 +45,30 @@ def iter_report(report: Report, images: Iterable[ReportImage]) -> Iterator[bytes
 
 def frame_rows(report: Report, rows: Iterable[bytes]) -> Iterator[bytes]:
     """As `iter_report`, with rows that a RowEncoder has made, in pieces of any length."""
-    head, _, tail = encode_report(report).partition(b'\n  "images": []')
-    yield head + b'\n  "images": ['
+    frame = encode_report(replace(report, sources=()))
+    head, _, rest = frame.partition(b'\n  "sources": []')
+    middle, _, tail = rest.partition(b'\n  "images": []')
+    yield head
+    yield from _list("sources", _source_rows(report.sources))
+    yield middle
+    yield from _list("images", rows)
+    yield tail
+
+
+def _list(name: str, rows: Iterable[bytes]) -> Iterator[bytes]:
+    yield f'\n  "{name}": ['.encode()
     is_empty = True
     for piece in rows:
         is_empty = False
         yield piece
-    yield (b"]" if is_empty else b"\n  ]") + tail
+    yield b"]" if is_empty else b"\n  ]"
+
+
+def _source_rows(sources: Iterable[SourceRow]) -> Iterator[bytes]:
+    separator = b"\n    "
+    for source in sources:
+        yield separator + _indented(_source_document(source), 4)
+        separator = b",\n    "
 
 
 class RowEncoder:

@@ -6,9 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from msgspec import Struct, field
+from msgspec import Struct, field, msgpack
 from msgspec.structs import replace
 
+from migrate.blobio.records import decoder_of
+from migrate.blobio.sorted_runs import SortedRuns
 from migrate.documents.json_text import uri_of_no_text
 from migrate.model.container import Container
 from migrate.model.digest import Digest
@@ -80,8 +82,12 @@ def build_head(
     warnings: Iterable[str] = (),
     containers: Iterable[UnconvertedContainer] = (),
     orphaned_volumes: Iterable[VolumeRow] = (),
+    directory: str | None = None,
 ) -> Report:
-    """The report without its images: `images` has the number of images of each source, `tally` their layers."""
+    """The report without its images: `images` has the number of images of each source, `tally` their layers.
+
+    The rows of very many sources are in a temporary file in `directory` or TMPDIR (TargetError).
+    """
 
     def order(row: Failure) -> tuple[object, ...]:
         return (row.source, row.references, row.legacy_id or "", row.layer or "", row.error, row.message)
@@ -94,7 +100,7 @@ def build_head(
         started=started,
         finished=finished,
         options=dict(options),
-        sources=source_rows(sources, images, failure_rows),
+        sources=source_rows(sources, images, failure_rows, directory),
         totals=tally.totals(sum(images.values()), len(failure_rows)),
         images=(),
         duplicates=tally.duplicates(),
@@ -176,14 +182,24 @@ def _layer_row(legacy: LegacyLayer, hashed: HashedLayer | None, image: ComposedI
 
 
 def source_rows(
-    sources: Iterable[SourceInput], images: Mapping[str, int], failures: Iterable[Failure]
-) -> tuple[SourceRow, ...]:
-    """The rows of `sources`, sorted; `images` has the number of written images by location."""
+    sources: Iterable[SourceInput],
+    images: Mapping[str, int],
+    failures: Iterable[Failure],
+    directory: str | None = None,
+) -> Sequence[SourceRow]:
+    """The rows of `sources`, sorted; `images` has the number of written images by location. `directory` is that of
+    `build_head`."""
     failed: defaultdict[str, list[Failure]] = defaultdict(list)
     for failure in failures:
         failed[failure.source].append(failure)
-    rows = []
-    for source in sorted(sources, key=lambda source: source.location):
+    rows: SortedRuns[SourceRow] = SortedRuns(
+        "rows of the report",
+        directory,
+        key=lambda row: row.location,
+        encode=msgpack.encode,
+        decode=decoder_of(list[SourceRow]),
+    )
+    for source in sources:
         written, lost = images.get(source.location, 0), failed.get(source.location, [])
         error = reason = None
         # A source with a failure may also have damaged layers; the row has the worst outcome.
@@ -196,7 +212,7 @@ def source_rows(
         else:
             outcome = "skipped"
             reason = next(iter(source.warnings), "no image of it was chosen").removeprefix(f"{source.location}: ")
-        rows.append(
+        rows.add(
             SourceRow(
                 location=source.location,
                 type=source.type,
@@ -209,7 +225,7 @@ def source_rows(
                 uri=uri_of_no_text(source.location),
             )
         )
-    return tuple(rows)
+    return rows if rows.is_in_file else tuple(rows)
 
 
 def image_order(image: ReportImage) -> tuple[object, ...]:

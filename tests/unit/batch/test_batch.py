@@ -20,6 +20,7 @@ from migrate.batch.batch import BatchOutcome, merge_batch, run_batch, unfinished
 from migrate.batch.executors import PoolRequest, ProcessPool, open_pool
 from migrate.batch.plan import Shard, SourceOutcome
 from migrate.batch.worker_pool import WorkerPool
+from migrate.blobio import sorted_runs
 from migrate.convert.run import Conversion
 from migrate.convert.sources import OpenedSource
 from migrate.errors import TargetError, UsageError
@@ -87,6 +88,23 @@ def test_every_file_is_accounted_for(shelf: Path, tmp_path: Path) -> None:
     assert outcome.head is not None
     assert {row.location for row in outcome.head.sources} == {path for each in outcome.lists.values() for path in each}
     assert verify(str(tmp_path / "out"), 1, SilentProgress()) == []
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_rows_of_many_sources_are_those_of_few(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_reversed: bool
+) -> None:
+    locations = sorted(map(str, shelf.rglob("*.t*")), reverse=is_reversed)
+    few = run(shelf, tmp_path / "few", locations=locations)
+    monkeypatch.setattr(sorted_runs, "_ROWS_IN_MEMORY", 4)
+    monkeypatch.setattr(sorted_runs, "_ROWS_A_RUN", 2)
+    many = run(shelf, tmp_path / "many", locations=locations)
+    assert few.head is not None and many.head is not None
+    assert isinstance(few.head.sources, tuple) and not isinstance(many.head.sources, tuple)
+    assert many.head.sources == few.head.sources
+    assert many.lists == few.lists
+    assert [row.source for row in many.rows] == [row.source for row in few.rows]
+    assert [row.source.location for row in many.rows] == locations
 
 
 def test_any_number_of_workers_of_any_kind_gives_the_same_bytes(shelf: Path, tmp_path: Path) -> None:

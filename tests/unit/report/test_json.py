@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from migrate.blobio import sorted_runs
 from migrate.errors import DocumentError
+from migrate.model.legacy import Failure
 from migrate.report.document import Report
 from migrate.report.json import encode_report, iter_report
+from migrate.report.model import SourceInput, build_head
 from migrate.report.parse import parse_report
+from migrate.report.tally import LayerTally
 
 from .conftest import legacy_id, sample_report
 
@@ -74,6 +78,32 @@ def test_reading_back_gives_the_same_report(report: Report) -> None:
 def test_a_report_in_pieces_has_the_same_bytes(report: Report) -> None:
     for whole in (report, replace(report, images=()), sample_report(hostile='\udcff\n  "layers": []')):
         assert b"".join(iter_report(replace(whole, images=()), whole.images)) == encode_report(whole)
+
+
+def test_sources_in_a_file_have_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number}.tar" for number in (7, 1, 3, 9, 4)] + ["no text \udcff.tar", "2.tar"]
+    sources = [SourceInput(location=name, type=None, warnings=(f"{name}: no image",), damaged=1) for name in names]
+    few = sample_head(sources)
+    monkeypatch.setattr(sorted_runs, "_ROWS_IN_MEMORY", 4)
+    monkeypatch.setattr(sorted_runs, "_ROWS_A_RUN", 2)
+    many = sample_head(sources)
+    assert isinstance(few.sources, tuple) and not isinstance(many.sources, tuple)
+    assert [source.location for source in many.sources] == sorted(names)
+    assert encode_report(many) == encode_report(few) == b"".join(iter_report(many, ()))
+
+
+def sample_head(sources: list[SourceInput]) -> Report:
+    return build_head(
+        tool_version="1",
+        dry_run=False,
+        started="",
+        finished="",
+        options={},
+        sources=sources,
+        images={"3.tar": 1},
+        tally=LayerTally(),
+        failures=[Failure(source="4.tar", references=(), legacy_id=None, layer=None, error="x", message="y")],
+    )
 
 
 def test_names_that_are_no_text_stay_readable() -> None:
