@@ -125,7 +125,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         candidates = _candidates(request)
         with _workplace(request, started, waits) as place:
             ledger, done = _read_sources(place, candidates, pools)
-            locations = [candidate.location for candidate in candidates]
+            locations = ledger.sources.same(candidate.location for candidate in candidates)
             del candidates  # the merge needs memory for every source, and only their locations
             if request.shard is not None:
                 return _shard_outcome(ledger, locations, len(done))

@@ -64,16 +64,17 @@ class Completion(Struct):
 
     def _next(self, ledger: Ledger) -> list[Candidate]:
         """The sources that lack layers which others have, except those that got the same layers in an earlier round."""
-        places = {location: known.place for location in self.sources if (known := ledger.sources.get(location))}
         lacking: dict[str, set[str]] = {}
-        for location, place in places.items():
-            if ledger.sources[location].finished.outcome is SourceOutcome.FAILED:
-                record = self.journals.read(place, location, images=False, layers=False)
+        for location in self.sources:
+            known = ledger.sources.get(location)
+            if known is not None and known.finished.outcome is SourceOutcome.FAILED:
+                record = self.journals.read(known.place, location, images=False, layers=False)
                 if record.missing:
                     lacking[location] = self._wanted.setdefault(location, set())
                     lacking[location].update(record.missing, record.lent)
         if not lacking:
             return []
+        places = ledger.places(location for location in self.sources if location in ledger.sources)
         # A source that can lend a layer may itself lack the layers below it, which must come from a third source.
         wanted: set[str] = set()
         for location, place in places.items():

@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final, overload
 
-from msgspec import Struct, field
+from msgspec import Struct, field, msgpack
 
 from migrate.batch.journal import JOURNAL_NAME, Journals, Line, LinePlace
-from migrate.batch.merge import MergeSource
-from migrate.batch.plan import Finished, SourceOutcome
+from migrate.batch.plan import Finished, SourceIdentity, SourceOutcome
 
 Wants = Callable[[str, Finished], bool]
 """True if a line about the source fits the current run: the same options, and the source as it is now."""
@@ -54,11 +54,114 @@ class Known(Struct, frozen=True, gc=False):
         return (self.generation, self.seconds) >= (other.generation, other.seconds)
 
 
+_OUTCOMES: Final = tuple(SourceOutcome)
+
+
+class KnownSources(Mapping[str, Known]):
+    """Sources by location, each made when it is asked for: as objects, 100,000 would take some 80 MB."""
+
+    __slots__ = ("_numbers", "_rows", "_words")
+
+    def __init__(self) -> None:
+        self._rows: dict[str, bytes | Known] = {}
+        self._numbers: dict[str, int] = {}
+        """The numbers of the few different recipes and names of journals."""
+        self._words: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __contains__(self, location: object) -> bool:
+        return location in self._rows
+
+    def __setitem__(self, location: str, known: Known) -> None:
+        finished, place = known.finished, known.place
+        row = (
+            (finished.identity.size, finished.identity.mark),
+            (self._number(finished.recipe), _OUTCOMES.index(finished.outcome)),
+            (self._number(place.journal), place.offset, place.length),
+            tuple(getattr(known, name) for name in Known.__struct_fields__[2:]),
+        )
+        try:
+            self._rows[location] = msgpack.encode(row)
+        except (UnicodeEncodeError, OverflowError):  # a text or a number that somebody else has written
+            self._rows[location] = known
+
+    def __getitem__(self, location: str) -> Known:
+        row = self._rows[location]
+        if not isinstance(row, bytes):
+            return row
+        (size, mark), (recipe, outcome), (journal, offset, length), rest = msgpack.decode(row)
+        finished = Finished(SourceIdentity(size, mark), self._words[recipe], _OUTCOMES[outcome])
+        return Known(finished, LinePlace(self._words[journal], offset, length), *rest)
+
+    def same(self, locations: Iterable[str]) -> list[str]:
+        """`locations`, as the strings that are in memory for these sources."""
+        own = {location: location for location in self._rows}
+        return [own.get(location, location) for location in locations]
+
+    def _number(self, word: str) -> int:
+        number = self._numbers.setdefault(word, len(self._words))
+        if number == len(self._words):
+            self._words.append(word)
+        return number
+
+
+class MergeSource(Struct, frozen=True, gc=False):
+    """One source of the batch, by its line in the journal. `generation` is the number of merges before that line."""
+
+    location: str
+    place: LinePlace
+    outcome: SourceOutcome
+    generation: int
+    message: str | None = None
+
+
+class MergeSources(Sequence[MergeSource]):
+    """The sources at `locations`, each made when it is asked for."""
+
+    __slots__ = ("_known", "_locations")
+
+    def __init__(self, known: Mapping[str, Known], locations: Sequence[str]) -> None:
+        self._known = known
+        self._locations = locations
+
+    def __len__(self) -> int:
+        return len(self._locations)
+
+    def __iter__(self) -> Iterator[MergeSource]:
+        return map(self._at, self._locations)
+
+    @overload
+    def __getitem__(self, place: int, /) -> MergeSource: ...
+    @overload
+    def __getitem__(self, place: slice, /) -> MergeSources: ...
+    def __getitem__(self, place: int | slice, /) -> MergeSource | MergeSources:
+        if isinstance(place, slice):
+            return MergeSources(self._known, self._locations[place])
+        return self._at(self._locations[place])
+
+    @property
+    def are_sorted(self) -> bool:
+        """True if they are in the order of the report."""
+        return all(one < two for one, two in pairwise(self._locations))
+
+    def in_order_of_report(self) -> MergeSources:
+        return MergeSources(self._known, sorted(self._locations))
+
+    def _at(self, location: str) -> MergeSource:
+        known = self._known[location]
+        return MergeSource(location, known.place, known.finished.outcome, known.generation, known.message)
+
+
 class Ledger(Struct):
     """`runs` are the first lines of runs, by journal; `replaced` are records that a later line of their source
     replaces. `ends` has the number of bytes that were read of each journal."""
 
-    sources: dict[str, Known] = field(default_factory=dict)
+    sources: KnownSources = field(default_factory=KnownSources)
     replaced: list[tuple[LinePlace, int]] = field(default_factory=list)
     runs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
@@ -147,13 +250,9 @@ class Ledger(Struct):
         others = [(known.place, known.generation) for location, known in self.sources.items() if location not in own]
         return [*self.replaced, *others]
 
-    def merge_sources(self, locations: Sequence[str]) -> list[MergeSource]:
+    def merge_sources(self, locations: Sequence[str]) -> MergeSources:
         """The finished sources of `locations`, in their order."""
-        return [
-            MergeSource(location, known.place, known.finished.outcome, known.generation, known.message)
-            for location in locations
-            if (known := self.sources.get(location)) is not None
-        ]
+        return MergeSources(self.sources, [location for location in locations if location in self.sources])
 
     def in_order(self) -> Iterator[str]:
         """All sources, in the order of the command line of their run."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import BinaryIO, Final, NamedTuple
 
 from msgspec import Struct, field
@@ -18,6 +17,7 @@ from migrate.batch.account import Account
 from migrate.batch.choice import BlobChoice
 from migrate.batch.existing_blobs import ExistingBlobs, choice_for
 from migrate.batch.journal import Journals, LinePlace
+from migrate.batch.ledger import MergeSource, MergeSources
 from migrate.batch.plan import SourceOutcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
 from migrate.compose.image import HashedChain
@@ -44,16 +44,6 @@ _MOST_IMAGES: Final = 1 << 32
 """The highest number of images in a source, so that (source, image) can be one number in the order of the batch."""
 
 
-class MergeSource(Struct, frozen=True, gc=False):
-    """One source of the batch, by its line in the journal. `generation` is the number of merges before that line."""
-
-    location: str
-    place: LinePlace
-    outcome: SourceOutcome
-    generation: int
-    message: str | None = None
-
-
 class SourceFacts(NamedTuple):
     """What the report says about a source itself: its type, its warnings, and the number of damaged layers."""
 
@@ -68,7 +58,7 @@ class Merge(Struct):
     read: their failures have not been shown in this run. `gone` are sources that no longer exist."""
 
     journals: Journals
-    sources: Sequence[MergeSource]
+    sources: MergeSources
     options: ConvertOptions
     target: ImageTarget | None
     progress: Progress
@@ -115,7 +105,7 @@ class Merge(Struct):
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
         self._gather()
         publisher = Publisher(self.options, self.target, self.progress)
-        if all(one.location < two.location for one, two in pairwise(self.sources)):
+        if self.sources.are_sorted:
             # Sources are in the order of the report already, so its rows are made in the same pass as the images.
             # Otherwise the records are read again in that order.
             self._rows_early = rows
@@ -323,7 +313,7 @@ class Merge(Struct):
 
     def _rows(self, publisher: Publisher) -> Iterator[ReportImage]:
         """Last pass over the records, in the order of the report: by location, and sorted within a source."""
-        for source, record in self._records(sorted(self.sources, key=lambda source: source.location)):
+        for source, record in self._records(self.sources.in_order_of_report()):
             yield from self._report_rows(publisher, self._finish(source, record, 0))
 
     def _report_rows(self, publisher: Publisher, images: Iterable[FinishedImage]) -> list[ReportImage]:

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from migrate.batch import journal
 from migrate.batch.executors import ExecutorPool
 from migrate.batch.journal import JournalEntry, Journals, JournalWriter, LinePlace, pack_record
-from migrate.batch.ledger import Ledger, Wants
-from migrate.batch.plan import Candidate, Plan, Shard, SourceIdentity, SourceOutcome, Task
+from migrate.batch.ledger import Known, KnownSources, Ledger, MergeSources, Wants
+from migrate.batch.plan import Candidate, Finished, Plan, Shard, SourceIdentity, SourceOutcome, Task
 from migrate.batch.records import SourceRecord
 from migrate.batch.run import TaskRun
 from migrate.batch.status import read_status
@@ -254,6 +254,31 @@ def test_sources_that_were_read_with_other_options_are_told_apart(tmp_path: Path
     ledger = read(tmp_path)
     assert ledger.current() == ["/a.tar"]
     assert ledger.left_over() == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"message": "no text \udcff", "error": "x"},
+        {"seconds": 1 << 70},
+        {"is_own": True, "is_completion": True, "worker": "w", "tries": 2, "duration": 1.5, "images": 3, "failed": 1},
+        {"finished": Finished(SourceIdentity(None, "etag \udcff"), "r", SourceOutcome.SKIPPED)},
+    ],
+)
+def test_a_source_is_the_same_when_it_is_made_again(changes: dict[str, Any]) -> None:
+    finished = Finished(SourceIdentity(10, "mtime 1"), "recipe", SourceOutcome.FAILED)
+    place = LinePlace("journal.jsonl", 100, 20)
+    known = replace(Known(finished, place, order=1, generation=2, message=None, seconds=3), **changes)
+    sources = KnownSources()
+    sources["/a.tar"] = known
+    sources["/b.tar"] = replace(known, place=LinePlace("journal-1-of-2.jsonl", 1, 1))
+    assert dict(sources) == {"/a.tar": known, "/b.tar": replace(known, place=LinePlace("journal-1-of-2.jsonl", 1, 1))}
+    assert sources["/a.tar"].finished.outcome is known.finished.outcome
+    assert "/c.tar" not in sources and sources.get("/c.tar") is None
+    merged = MergeSources(sources, ["/b.tar", "/a.tar"])
+    assert not merged.are_sorted and merged.in_order_of_report().are_sorted
+    assert [one.location for one in merged[1:]] == ["/a.tar"] == [merged[-1].location]
 
 
 # --- journals that somebody else made --------------------------------------------------------------------------------
