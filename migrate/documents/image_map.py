@@ -98,7 +98,7 @@ def rename_rows(rows: Iterable[MappedImage], granted: Mapping[str, Collection[Di
         yield with_names(row, {*kept, *by_digest.get(row.manifest_digest, ())})
 
 
-def without_old_forms(rows: Iterable[MappedImage], newer: Iterable[MappedImage]) -> tuple[MappedImage, ...]:
+def without_old_forms(rows: Iterable[MappedImage], newer: Iterable[MappedImage]) -> Iterator[MappedImage]:
     """`rows` without the sources that `newer` rows of the same images give by their URIs. Earlier versions wrote such a
     source with U+FFFD, so that it would be there twice."""
     old_forms: dict[tuple[str, ImageID, Digest | None], set[str | None]] = {}
@@ -106,12 +106,10 @@ def without_old_forms(rows: Iterable[MappedImage], newer: Iterable[MappedImage])
         uris = [source for source in row.sources if "%" in source]
         if uris:
             old_forms.setdefault(row.key, set()).update(map(text_of_uri, uris))
-    return tuple(
-        replace(row, sources=tuple(source for source in row.sources if source not in old_forms[row.key]))
-        if row.key in old_forms
-        else row
-        for row in rows
-    )
+    for row in rows:
+        if old_forms and (old := old_forms.get(row.key)) is not None:
+            row = replace(row, sources=tuple(source for source in row.sources if source not in old))
+        yield row
 
 
 def encode_map(rows: Iterable[MappedImage]) -> bytes:
@@ -121,8 +119,11 @@ def encode_map(rows: Iterable[MappedImage]) -> bytes:
 
 def iter_map(rows: Iterable[MappedImage]) -> Iterator[bytes]:
     """The bytes of `encode_map` in pieces."""
-    frame = encode_json_pretty({"schema_version": SCHEMA_VERSION, "images": []})
-    return iter_list(frame, map(row_document, rows), depth=4)
+    return iter_list(_frame(), map(row_document, rows), depth=4)
+
+
+def _frame() -> bytes:
+    return encode_json_pretty({"schema_version": SCHEMA_VERSION, "images": []})
 
 
 def row_document(row: MappedImage) -> dict[str, Any]:
@@ -152,6 +153,26 @@ def parse_map(raw: bytes, limit: int = CATALOG_BYTES, wanted: Callable[[str], bo
     return merge_rows(
         _parse_row(row, f"map: images[{place}]") for place, row in enumerate(rows) if _has_name(row, wanted)
     )
+
+
+def iter_own_map(raw: bytes) -> Iterator[MappedImage]:
+    """The rows of a map with the bytes of `encode_map`, parsed one by one, since the values of a whole large map
+    take much memory. Raises DocumentError for any other document, perhaps after some rows; `parse_map` parses all."""
+    head, _, tail = _frame().rpartition(b"]")
+    begin, between, end = b"\n    {", b"\n    },\n    {", b"\n    }\n  ]" + tail
+    if not (raw.startswith(head + begin) and raw.endswith(end)):
+        raise DocumentError("map: of another form")
+    start, last, before = len(head) + len(begin) - 1, len(raw) - len(end), ("", "", "")
+    # What is valid by itself between two separators is a row: then the whole is a list of them.
+    while start < last:
+        stop = raw.find(between, start, last)
+        stop = last if stop < 0 else stop
+        row = _parse_row(_load(raw[start:stop] + b"}", "map", CATALOG_BYTES), "map")
+        order = row_order(row)
+        if order <= before:
+            raise DocumentError("map: not sorted")
+        yield row
+        before, start = order, stop + len(between) - 1
 
 
 def _load(raw: bytes, what: str, limit: int) -> Any:
