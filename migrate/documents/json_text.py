@@ -26,13 +26,19 @@ def check_limits(raw: bytes, what: str, size: int = JSON_BYTES) -> None:
 
     JSON_ITEMS is for documents of JSON_BYTES, and is larger in proportion for a larger `size`.
     """
+    brackets = check_size(raw, what, size)
+    if brackets > JSON_DEPTH and _depth_exceeds(raw, JSON_DEPTH):
+        raise LimitError(f"{what}: JSON nested deeper than the limit of {JSON_DEPTH:,} (JSON_DEPTH)")
+
+
+def check_size(raw: bytes, what: str, size: int) -> int:
+    """As `check_limits` without the depth. Returns the number of opening brackets."""
     if len(raw) > size:
         raise LimitError(f"{what}: {len(raw):,} bytes of JSON, over the limit of {size:,} (JSON_BYTES)")
     brackets, items = raw.count(b"[") + raw.count(b"{"), JSON_ITEMS * max(1, size // JSON_BYTES)
     if len(raw) > items and brackets + raw.count(b",") > items:
         raise LimitError(f"{what}: JSON of more values than the limit of {items:,} (JSON_ITEMS)")
-    if brackets > JSON_DEPTH and _depth_exceeds(raw, JSON_DEPTH):
-        raise LimitError(f"{what}: JSON nested deeper than the limit of {JSON_DEPTH:,} (JSON_DEPTH)")
+    return brackets
 
 
 def _depth_exceeds(raw: bytes, limit: int) -> bool:

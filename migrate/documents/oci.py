@@ -6,6 +6,7 @@ Formats: Docker "Image Manifest Version 2, Schema 2" and the OCI image specifica
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from migrate.documents.go_struct import (
     decode_strings,
     decode_structs,
 )
-from migrate.documents.json_text import encode_json, encode_json_pretty, encode_list, iter_list, shown
+from migrate.documents.json_text import check_size, encode_json, encode_json_pretty, encode_list, iter_list, shown
 from migrate.documents.v1_json import check_config
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
@@ -34,6 +35,10 @@ REF_NAME: Final = "org.opencontainers.image.ref.name"
 IMAGE_NAME: Final = "io.containerd.image.name"
 OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
+_LARGE_INDEX: Final = 4 * 1024 * 1024
+"""A larger index is parsed in parts."""
+_ENTRIES_BYTES: Final = 64 * 1024
+_NO_MEMBERS: Final[Mapping[str, Any]] = {}
 _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LIST})
 
 
@@ -249,6 +254,9 @@ def parse_manifest(raw: bytes) -> ManifestFacts:
 
 def parse_index(raw: bytes, limit: int = JSON_BYTES) -> IndexFacts:
     """A manifest list or OCI index of up to `limit` bytes. Raises DocumentError, also for an image manifest."""
+    if len(raw) > _LARGE_INDEX:
+        with suppress(DocumentError):
+            return IndexFacts(media_type=MediaType.OCI_INDEX, manifests=tuple(_iter_own_index(raw, limit)))
     document = _decode(_INDEX, raw, "index", limit)
     _check_schema_version(document, "index")
     if "manifests" not in document:
@@ -256,16 +264,46 @@ def parse_index(raw: bytes, limit: int = JSON_BYTES) -> IndexFacts:
     # `mediaType` is optional in OCI's specification, and Docker's lists always have it.
     return IndexFacts(
         media_type=document.get("mediaType") or MediaType.OCI_INDEX,
-        manifests=tuple(
-            IndexEntry(
-                descriptor=_descriptor(entry, f"index: manifests[{index}]"),
-                platform=_platform(entry.get("platform") or {}),
-                annotations=entry.get("annotations") or {},
-                other=entry["other"],
-            )
-            for index, entry in enumerate(document["manifests"] or ())
-        ),
+        manifests=tuple(_entries(document["manifests"] or (), {})),
     )
+
+
+def _iter_own_index(raw: bytes, limit: int) -> Iterator[IndexEntry]:
+    """The entries of an index with the bytes of `encode_index`, parsed some at a time, since the values of a whole
+    large index take much memory. Raises DocumentError for any other document, perhaps after some entries, and for
+    members that this program does not read: how they are written again depends on the whole document."""
+    check_size(raw, "index", limit)
+    head, _, tail = encode_index(()).rpartition(b"]")
+    if not (raw.startswith(head) and raw.endswith(b"]" + tail)):
+        raise DocumentError("index: of another form")
+    start, last = len(head), len(raw) - len(tail) - 1
+    equal: dict[Any, Any] = {}
+    # What is a valid list by itself between two commas is a part of the list: then the whole is a list of them.
+    while start < last:
+        stop = raw.find(b'},{"mediaType":"', start + _ENTRIES_BYTES, last) + 1 or last
+        try:
+            decoded = _decode_entries(read_document(b"[%b]" % raw[start:stop], "index", limit), None)
+        except MismatchError as exc:
+            raise DocumentError(f"index: not {exc.wanted}") from exc
+        for entry in _entries(decoded or (), equal):
+            if entry.other:
+                raise DocumentError("index: with other members")
+            yield entry
+        start = stop + 1
+
+
+def _entries(decoded: Iterable[Mapping[str, Any]], equal: dict[Any, Any]) -> Iterator[IndexEntry]:
+    """`equal`: texts and platforms that were found before. Of equal ones, one is kept."""
+    for index, entry in enumerate(decoded):
+        descriptor = _descriptor(entry, f"index: manifests[{index}]")
+        kind, platform = descriptor.media_type, _platform(entry.get("platform") or {})
+        annotations = entry.get("annotations") or {}
+        yield IndexEntry(
+            descriptor=msgspec.structs.replace(descriptor, media_type=equal.setdefault(kind, kind)),
+            platform=equal.setdefault(platform, platform),
+            annotations={equal.setdefault(key, key): text for key, text in annotations.items()},
+            other=entry["other"] or _NO_MEMBERS,
+        )
 
 
 def _split_members(value: Any, struct: Struct) -> tuple[dict[str, Any], dict[str, Any]]:

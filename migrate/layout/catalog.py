@@ -167,7 +167,7 @@ class Catalog:
         self._directory = options.temporary_directory
         self._lock = threading.Lock()
         self._entries = Entries(self._directory)
-        self._found: Sequence[IndexEntry] = ()
+        self.found: Sequence[IndexEntry] = ()
         self.images = ImageTable(self._directory)
         self._children: dict[Digest, Sequence[IndexEntry]] = {}
 
@@ -196,15 +196,15 @@ class Catalog:
 
     def begin(self, found: Sequence[IndexEntry]) -> None:
         """Sets the entries of the target's index at the beginning of this run."""
-        self._found = found
+        self.found = found
 
     def existing_images(self, read: ReadBlobs) -> list[ExistingImage]:
         """The entries that were there before this run, each index with all images that it leads to. Damaged blobs are
         ignored here: `verify` reports them."""
-        self.learn(self._found, read)
+        self.learn(self.found, read)
         named = {child.descriptor.digest: child for children in self._children.values() for child in children}
         leads = self._child_digests()
-        tops = [entry.descriptor.digest for entry in self._found]
+        tops = [entry.descriptor.digest for entry in self.found]
         below = {top: [named[leaf] for leaf in leaves(top, leads)] for top in tops}
         # one call for all configs: a bucket is asked for many blobs at once
         listed = [entry.descriptor.digest for children in below.values() for entry in children]
@@ -215,11 +215,11 @@ class Catalog:
             inner = [existing(child, name) for child in children]
             return existing_image(entry, name, self.images.get(digest), configs.get(digest, ConfigSummary()), inner)
 
-        return [existing(entry, entry.name, below[entry.descriptor.digest]) for entry in self._found]
+        return [existing(entry, entry.name, below[entry.descriptor.digest]) for entry in self.found]
 
     def named_layers(self, read: ReadBlobs) -> set[Digest]:
         """Layer blobs of all images, including those that were there before this run."""
-        self.learn(self._found, read)
+        self.learn(self.found, read)
         return {layer for facts in self.images for layer, _ in facts.sized_layers}
 
     def without_layers(self, blobs: Iterable[Digest]) -> set[Digest]:
@@ -311,7 +311,7 @@ class Catalog:
             for entry in theirs
             if entry.name in ours and entry.descriptor.digest not in ours[entry.name]
         ]
-        known = {(entry.name, entry.descriptor.digest) for entry in self._found} if rivals else set()
+        known = {(entry.name, entry.descriptor.digest) for entry in self.found} if rivals else set()
         lost: set[tuple[str | None, Digest]] = set()
         for name, digest in rivals:
             if digest not in superseded and self._on_conflict is OnConflict.KEEP_ALL:

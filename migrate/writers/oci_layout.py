@@ -78,6 +78,7 @@ class OciLayout(ImageTarget):
                         self.store.put_new(name, content)
                 self.store.make_folder("blobs/sha256")
                 self.store.flush()
+            self._index_version = None if self.store.reads_cost else self.store.version(INDEX)
             self._catalog.begin(self._read_index())
             self._map = TargetMap(self.store, options.temporary_directory)
             proofs = Proofs(self.store, use_existing=not options.check_existing)
@@ -151,9 +152,11 @@ class OciLayout(ImageTarget):
         """Adds the committed images to index.json and manifest.json. What other runs have added is kept."""
         self.flush()
         with self.store.lock():
-            # Another run may have changed the index since this one read it, so it is read again under the lock.
-            version = self.store.version("index.json")
-            entries = self._catalog.merge(self._read_index(), self._blobs.read_many, self._map.superseded())
+            # Another run may have changed the index since this one read it, so it is looked at again under the lock.
+            version = self.store.version(INDEX)
+            is_same = version is not None and version == self._index_version
+            theirs = self._catalog.found if is_same else self._read_index()
+            entries = self._catalog.merge(theirs, self._blobs.read_many, self._map.superseded())
             self._replace_documents(self._catalog.archive_manifest(entries), entries, version)
             self._map.write(self._renaming(entries))
             with self.store.new_file() as file:
