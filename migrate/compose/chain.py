@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from migrate.errors import ChainError, ConflictingLayerError, MissingLayerError, MissingParentError, ParentCycleError
 from migrate.model.legacy import LegacyID, LegacyLayer
@@ -51,25 +51,31 @@ def check_chain(chain: Iterable[LegacyLayer]) -> None:
             raise ConflictingLayerError(f"layer {layer.legacy_id} has two different JSONs", layer=layer.legacy_id)
 
 
-def find_heads(parents: dict[LegacyID, LegacyID | None]) -> list[LegacyID]:
-    """The layers that are no parent, sorted; also the lowest ID of each cycle that no other layer leads to."""
-    named = set(parents.values())
-    heads = sorted(legacy_id for legacy_id in parents if legacy_id not in named)
-    covered = _ancestors(heads, parents)
-    for legacy_id in sorted(parents):
+def find_heads(parents: Sequence[int]) -> list[int]:
+    """The layers that are no parent, in order; also the first of each cycle that no other layer leads to.
+
+    Layers are numbered. `parents` has the number of each layer's parent, or a negative one if it has none.
+    """
+    is_parent = bytearray(len(parents))
+    for parent in parents:
+        if parent >= 0:
+            is_parent[parent] = True
+    heads = [layer for layer, named in enumerate(is_parent) if not named]
+    covered = bytearray(len(parents))
+    _cover(heads, parents, covered)
+    for layer in range(len(parents)):
         # Every layer of a cycle has a child, so none of them is a head. One must be listed, so that the cycle is
         # reported.
-        if legacy_id not in covered:
-            heads.append(legacy_id)
-            covered |= _ancestors([legacy_id], parents)
+        if not covered[layer]:
+            heads.append(layer)
+            _cover([layer], parents, covered)
     return sorted(heads)
 
 
-def _ancestors(heads: Iterable[LegacyID], parents: dict[LegacyID, LegacyID | None]) -> set[LegacyID]:
-    covered: set[LegacyID] = set()
+def _cover(heads: Iterable[int], parents: Sequence[int], covered: bytearray) -> None:
+    """Marks the layers in the chains of these heads."""
     for head in heads:
-        current: LegacyID | None = head
-        while current is not None and current in parents and current not in covered:
-            covered.add(current)
+        current = head
+        while current >= 0 and not covered[current]:
+            covered[current] = True
             current = parents[current]
-    return covered

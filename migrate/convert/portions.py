@@ -15,7 +15,6 @@ from msgspec import Struct, field
 from migrate.blobio.compression import HEAD_BYTES, detect_compression
 from migrate.convert.planned import PlannedImage
 from migrate.convert.sources import OpenedSource
-from migrate.errors import MigrateError
 from migrate.model.digest import DiffID
 from migrate.model.legacy import Failure, LegacyLayer, PayloadRef
 from migrate.model.options import ConvertOptions, OnConflict
@@ -166,11 +165,11 @@ def _is_small(ref: PayloadRef) -> bool:
 
 def _is_plain(source: LegacySource, layer: LegacyLayer) -> bool:
     """True for a layer whose blob depends on its own bytes only. A compressed one may become the blob of others."""
-    try:
-        with source.open_payload(layer) as payload:
-            extent = payload.extent
-            if extent is None:
-                return False
-            return detect_compression(os.pread(extent.fd, min(HEAD_BYTES, extent.size), extent.offset)) == "none"
-    except (MigrateError, OSError):
+    extent = source.find_extent(layer)
+    if extent is None:
         return False
+    try:
+        head = os.pread(extent.fd, min(HEAD_BYTES, extent.size), extent.offset)
+    except OSError:
+        return False
+    return detect_compression(head) == "none"

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.go_json import read_document
 from migrate.documents.go_struct import Field, MismatchError, Struct, decode_string, decode_strings, decode_structs
-from migrate.documents.json_text import iter_list, load_cut_object, load_json_lenient, shown
-from migrate.errors import DocumentError
+from migrate.documents.json_text import (
+    check_limits,
+    iter_list,
+    load_cut_object,
+    load_json,
+    load_json_lenient,
+    shown,
+)
+from migrate.errors import DocumentError, LimitError
 from migrate.model.legacy import LegacyID
 from migrate.model.reference import Reference
+
+_LARGE_BYTES: Final = 1024 * 1024
+_PIECE_BYTES: Final = 64 * 1024
 
 
 class ArchiveManifestEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +85,9 @@ def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ..
     Docker root. A tag with a colon is a digest. The tags before a damaged place are read. Raises DocumentError or
     LimitError for a document of another kind.
     """
+    check_limits(raw, "repositories")
+    if len(raw) > _LARGE_BYTES and (found := _names_in_pieces(raw)) is not None:
+        return found, ()
     problems: list[str] = []
     try:
         document = _members(load_json_lenient(raw, "repositories"), "repositories")
@@ -85,7 +98,14 @@ def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ..
     inner = document.get("Repositories", "")
     if inner is None or (isinstance(inner, dict) and not any(isinstance(value, str) for value in inner.values())):
         document = _members(inner, "repositories: Repositories")
+    names, others = _names(document)
+    return tuple(names), (*problems, *others)
+
+
+def _names(document: Mapping[str, Any]) -> tuple[list[tuple[Reference, LegacyID]], list[str]]:
+    """The names in name → tag → ID, and the problems of the rest."""
     found: list[tuple[Reference, LegacyID]] = []
+    problems: list[str] = []
     for name, tags in document.items():
         try:
             for tag, value in _members(tags, f"repositories: {shown(name)}").items():
@@ -94,7 +114,35 @@ def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ..
                 found.append((Reference(name, tag), LegacyID(value)))
         except DocumentError as error:
             problems.append(error.message)
-    return tuple(found), tuple(problems)
+    return found, problems
+
+
+def _names_in_pieces(raw: bytes) -> tuple[tuple[Reference, LegacyID], ...] | None:
+    """The names of a document that is large and flawless, which is parsed in pieces: whole, it takes ten times its
+    size. None for any other document.
+
+    A list of members with commas between them is an object's content, so each piece that is one by itself proves that
+    it was cut between two members.
+    """
+    body = raw.strip(b" \t\r\n")
+    if not (body.startswith(b"{") and body.endswith(b"}")):
+        return None
+    found: list[tuple[Reference, LegacyID]] = []
+    seen: set[str] = set()
+    start, end = 1, len(body) - 1
+    while start <= end:  # equal behind a comma at the end, which no object has
+        cut = body.find(b"},", start + _PIECE_BYTES, end) + 1 or end
+        try:
+            piece = load_json(b"{" + body[start:cut] + b"}", "repositories")
+        except (DocumentError, LimitError):
+            return None
+        names, problems = _names(piece)
+        if not piece or problems or "Repositories" in piece or not seen.isdisjoint(piece):
+            return None
+        found += names
+        seen.update(piece)
+        start = cut + 1
+    return tuple(found)
 
 
 def _members(value: Any, where: str) -> Mapping[str, Any]:

@@ -202,7 +202,7 @@ class LayerDocument(bytes):
 
     def forget(self) -> None:
         """Drops the parsed fields, which need more memory than the bytes. They can be parsed again."""
-        vars(self).clear()
+        del self.__dict__
 
     def checksum(self) -> str | None:
         """The member `checksum`, which Docker 1.4 wrote into the JSON of layers that it pushed; None if there is none.

@@ -53,7 +53,7 @@ class Origin(StrEnum):
     DIFF = "diff"
 
 
-class PayloadRef(Struct, frozen=True, kw_only=True):
+class PayloadRef(Struct, frozen=True, kw_only=True, gc=False):
     """A layer's bytes in its source, and the claims of the source's documents about them.
 
     `key` is unique within its source; equal keys are the same bytes. `size`: of the stored bytes. `digest` (of the
@@ -96,7 +96,7 @@ class ReadyManifest(Struct, frozen=True, kw_only=True):
     media_type: str
 
 
-class LegacyImage(Struct, frozen=True, kw_only=True):
+class LegacyImage(Struct, frozen=True, kw_only=True, gc=False):
     """An image of a source.
 
     `chain`, base first, is set if the source lists the layers of an image (manifest.json, schema 1); otherwise the

@@ -41,7 +41,7 @@ def is_repository_path(text: str) -> bool:
     return re.fullmatch(_OLD_PATH, text) is not None
 
 
-class Reference(Struct, frozen=True, order=True):
+class Reference(Struct, frozen=True, order=True, gc=False):
     """A reference. `name` and `tag` are exactly as in the source. `tag` may be a digest (`sha256:<hex>`), which is
     written after `@`."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from migrate.blobio.payload import Payload
+from migrate.blobio.payload import Extent, Payload
 
 if TYPE_CHECKING:
     from migrate.model.container import Container, RunCommand, Volume
@@ -61,6 +61,10 @@ class LegacySource(ABC):
                 if payload is not None and diff_id is not None and diff_id in wanted:
                     found.setdefault(diff_id, {}).setdefault(payload.key, layer)
         return {diff_id: tuple(layers.values()) for diff_id, layers in found.items()}
+
+    def find_extent(self, layer: LegacyLayer, /) -> Extent | None:
+        """Where the layer's stored bytes are, if they are in one piece of an open file and the source says so."""
+        return None
 
     @property
     def is_read_once(self) -> bool:

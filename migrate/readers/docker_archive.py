@@ -10,7 +10,6 @@ import contextlib
 import os
 import posixpath
 import re
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +20,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from migrate.blobio import limits
-from migrate.blobio.payload import Payload
+from migrate.blobio.payload import Extent, Payload
 from migrate.compose.chain import find_heads, walk_chain
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_ready_config
@@ -54,6 +53,7 @@ from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource, TakeLayer
 from migrate.readers.members import DOCUMENTS, REPOSITORIES, Members, TarMembers, clean_name, is_archive_member
 from migrate.readers.passing import PassingArchive
+from migrate.readers.v1_layers import NOWHERE, V1Layers
 from migrate.tar.index import TarIndex
 from migrate.tar.members import Member
 
@@ -89,15 +89,14 @@ class DockerArchiveSource(LegacySource):
         self._salvage = salvage
         self._archive = members
         self._file = [] if file is None else file
-        self._v1_ids: list[LegacyID] | None = None
+        self._v1_layers: V1Layers | None = None
         # Images share the layers that they have in common, as long as one of them is in memory.
         self._layers: WeakValueDictionary[LegacyID, LegacyLayer] = WeakValueDictionary()
-        self._documents: dict[LegacyID, LayerDocument] = {}
+        self._documents: dict[int, LayerDocument] = {}
+        """The json of layers by their places."""
         self._document_bytes = 0
-        self._parents: dict[LegacyID, LegacyID | None] = {}
-        """The parents in all documents that were read. Those documents are counted in `_document_bytes`."""
         self._stated: dict[LegacyID, str] = {}
-        """The IDs in those documents that are not the layer's own."""
+        """The IDs in documents that are not the layer's own."""
 
     @property
     def is_read_once(self) -> bool:
@@ -176,8 +175,8 @@ class DockerArchiveSource(LegacySource):
         except (MissingLayerError, MissingContentError, MissingParentError):
             # What is missing may be in another source of the run. But if another archive of this file has a layer with
             # the same ID, that layer would be used in place of this archive's.
-            others = {name for archive in self._archives if archive is not self for name in archive._v1_layer_ids()}
-            if not others.isdisjoint(self._v1_layer_ids()):
+            others = {name for archive in self._archives if archive is not self for name in archive._layers_of_v1}
+            if not others.isdisjoint(self._layers_of_v1):
                 raise
             return image
 
@@ -251,8 +250,9 @@ class DockerArchiveSource(LegacySource):
             return next(iter(found.values()))
 
     def _read_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
-        document = self._read_document(legacy_id)
-        stated, parent = self._identity(legacy_id, document)
+        place = self._layers_of_v1.find(legacy_id)
+        document = self._read_document(legacy_id, place)
+        stated, parent = self._identity(legacy_id, place, document)
         warnings: list[str] = []
         # Docker 1.0.1 wrote archives in which they differ. Docker's load does not look at `id` at all (moby 28.5,
         # image/tarexport/load.go).
@@ -269,27 +269,27 @@ class DockerArchiveSource(LegacySource):
             warnings=tuple(warnings),
         )
 
-    def _identity(self, legacy_id: LegacyID, document: LayerDocument) -> tuple[str | None, LegacyID | None]:
-        """(the ID in the layer's json, the parent), which are parsed once."""
-        if legacy_id not in self._parents:
-            try:
-                stated, named, _ = document.identity(f"{self.location}: {legacy_id}/json")
-            except MigrateError as error:
-                self._documents[legacy_id] = document
-                raise error.at_layer(legacy_id) from error
-            document.forget()
-            # One object for each ID: its text takes more memory than all else that is kept of a layer.
-            ids, parent = self._v1_ids or (), LegacyID(named) if named else None
-            place = 0 if parent is None else bisect_left(ids, parent)
-            self._parents[legacy_id] = ids[place] if ids[place : place + 1] == [parent] else parent
-            if stated not in (None, legacy_id):
-                self._stated[legacy_id] = stated
-        return self._stated.get(legacy_id, legacy_id), self._parents[legacy_id]
+    def _identity(self, legacy_id: LegacyID, place: int, document: LayerDocument) -> tuple[str | None, LegacyID | None]:
+        """(the ID in the layer's json, the parent), which are parsed once. `place`: that of the layer."""
+        if self._layers_of_v1.knows_parent(legacy_id, place):
+            return self._stated.get(legacy_id, legacy_id), self._layers_of_v1.parent(legacy_id, place)
+        try:
+            stated, named, _ = document.identity(f"{self.location}: {legacy_id}/json")
+        except MigrateError as error:
+            self._keep(place, document)
+            raise error.at_layer(legacy_id) from error
+        document.forget()
+        parent = LegacyID(named) if named else None
+        self._layers_of_v1.set_parent(legacy_id, place, parent)
+        if stated not in (None, legacy_id):
+            self._stated[legacy_id] = stated
+        return self._stated.get(legacy_id, legacy_id), parent
 
-    def _read_document(self, legacy_id: LegacyID) -> LayerDocument:
-        """The layer's json, also if the layer's content is lost."""
-        if legacy_id in self._documents:
-            return self._documents[legacy_id]
+    def _read_document(self, legacy_id: LegacyID, place: int) -> LayerDocument:
+        """The layer's json, also if the layer's content is lost. Those of layers whose parent is known are counted in
+        `_document_bytes` already."""
+        if place in self._documents:
+            return self._documents[place]
         try:
             document = LayerDocument(self._members.read(f"{legacy_id}/json"))
         except MissingLayerError as error:
@@ -299,15 +299,19 @@ class DockerArchiveSource(LegacySource):
             raise MissingLayerError(f"{self.location}: there is no layer {legacy_id}", layer=legacy_id) from error
         except SourceError as error:
             raise error.at_layer(legacy_id) from error
-        if legacy_id in self._parents:
+        if self._layers_of_v1.knows_parent(legacy_id, place):
             return document
         self._document_bytes += len(document)
         if self._document_bytes > limits.DOCUMENTS_BYTES:
             total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
             raise LimitError(f"{self.location}: {total}", layer=legacy_id)
         if self._document_bytes <= _KEPT_BYTES:
-            self._documents[legacy_id] = document
+            self._keep(place, document)
         return document
+
+    def _keep(self, place: int, document: LayerDocument) -> None:
+        if place != NOWHERE:  # a folder that only a link leads to
+            self._documents[place] = document
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         assert layer.payload is not None
@@ -325,6 +329,14 @@ class DockerArchiveSource(LegacySource):
             if made is not None:
                 return nullcontext(made)
         return self._members.open(claim.key)
+
+    def find_extent(self, layer: LegacyLayer, /) -> Extent | None:
+        assert layer.payload is not None
+        key = layer.payload.key
+        if key.startswith(_FURTHER):
+            number, _, key = key.removeprefix(_FURTHER).partition("/")
+            return self._archives[int(number)]._members.find_extent(key)
+        return self._members.find_extent(key)
 
     def close(self) -> None:
         self._archive.close()
@@ -346,42 +358,42 @@ class DockerArchiveSource(LegacySource):
             raise error.at_layer(legacy_id) from error
         return PayloadRef(key=self._members.key_of(member), size=member.size)
 
-    def _v1_layer_ids(self) -> list[LegacyID]:
-        if self._v1_ids is None:
+    @property
+    def _layers_of_v1(self) -> V1Layers:
+        if self._v1_layers is None:
             files = (name for name in self._members.names() if name.endswith(("/json", "/layer.tar")))
             folders = {name.rpartition("/")[0] for name in files}
-            # A name with `/` makes nested folders. They count only with a layer, since any folder may have a `json`.
-            found = {
-                name
-                for name in folders
-                if is_safe_name(name)
-                or (
-                    _FOLDER_NAME.fullmatch(name)
-                    and f"{name}/json" in self._members
-                    and f"{name}/layer.tar" in self._members
-                )
-            }
-            self._v1_ids = sorted(map(LegacyID, found.union(filter(is_hex_id, self._members.unlisted))))
-        return self._v1_ids
+            folders.difference_update([name for name in folders if not (is_safe_name(name) or self._is_named(name))])
+            folders.update(filter(is_hex_id, self._members.unlisted))
+            self._v1_layers = V1Layers(self._members, folders)
+        return self._v1_layers
+
+    def _is_named(self, folder: str) -> bool:
+        """True for nested folders, which a name with `/` makes. They count only with a layer, since any folder may have
+        a `json`."""
+        has_layer = f"{folder}/json" in self._members and f"{folder}/layer.tar" in self._members
+        return has_layer and _FOLDER_NAME.fullmatch(folder) is not None
 
     def _list_v1(self) -> SourceListing:
+        ids = self._layers_of_v1
         references, failures = self._read_repositories()
         warnings: list[str] = []
-        ids = self._v1_layer_ids()
-        parents = {legacy_id: self._parent(legacy_id) for legacy_id in ids}
+        heads = self._find_heads()
         tagged: dict[LegacyID, list[Reference]] = defaultdict(list)
-        for legacy_id in parents:
+        for place, legacy_id in enumerate(ids):
             # `docker save NAME:TAG` of 1.0 and 1.1 gives a folder the name instead of the ID (moby #6857).
             name, _, tag = legacy_id.rpartition(":")
+            if not (name and tag):
+                continue
             with contextlib.suppress(MigrateError):
-                stated = self._read_document(legacy_id).identity(self.location).id if name and tag else None
+                stated = self._read_document(legacy_id, place).identity(self.location).id
                 if stated is not None and is_hex_id(stated):
                     reference = Reference.parse(legacy_id)
                     tagged[legacy_id].append(reference)
                     how = "is that of a folder, as Docker 1.0 and 1.1 saved it"
                     warnings.append(f"{self.location}: the name {reference} {how}")
         for reference, legacy_id in references:
-            whole = self._whole_id(legacy_id, parents)
+            whole = self._whole_id(legacy_id, ids)
             if whole is not None:
                 tagged[whole].append(reference)
                 if whole != legacy_id:
@@ -390,32 +402,43 @@ class DockerArchiveSource(LegacySource):
                 message = f"{self.location}: {reference} names {legacy_id}, which the archive does not hold"
                 missing = MissingLayerError(message, layer=legacy_id)
                 failures.append(Failure.of(missing, self.location, references=[reference], legacy_id=legacy_id))
+        del references  # many, of which the images have what they need
         # A layer that is another one's parent is an image only if it has a name.
-        heads = set(find_heads(parents)) | set(tagged)
-        images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
+        names = heads.union(tagged)
+        images = [LegacyImage(head=head, references=tuple(sorted(tagged.pop(head, ())))) for head in sorted(names)]
         return SourceListing(images=images, layers=ids, failures=failures, warnings=warnings)
 
-    def _parent(self, legacy_id: LegacyID) -> LegacyID | None:
-        """The parent in the layer's json; None also if the json cannot be read.
+    def _find_heads(self) -> set[LegacyID]:
+        """The layers that are no layer's parent. A layer whose json cannot be read has none.
 
         If the layer's content is lost, the image that needs it fails when its chain is walked. Without the parent, the
         parent would become an image of its own.
         """
-        if len(self._archives) > 1:
+        ids = self._layers_of_v1
+        for place, legacy_id in enumerate(ids):
             with contextlib.suppress(MigrateError):
-                return self._find_v1_layer(legacy_id).parent
-        with contextlib.suppress(MigrateError):
-            return self._identity(legacy_id, self._read_document(legacy_id))[1]
-        return None
+                self._identity(legacy_id, place, self._read_document(legacy_id, place))
+        one = len(self._archives) == 1
+        heads = ids.heads() if one else find_heads([self._parent_in_file(*row) for row in enumerate(ids)])
+        return {ids[place] for place in heads}
 
-    def _whole_id(self, legacy_id: LegacyID, own: Mapping[LegacyID, object]) -> LegacyID | None:
+    def _parent_in_file(self, place: int, legacy_id: LegacyID) -> int:
+        """The place of the parent, also by the json of another archive in the file."""
+        parent: LegacyID | None = None
+        if self._layers_of_v1.knows_parent(legacy_id, place):
+            parent = self._layers_of_v1.parent(legacy_id, place)
+        with contextlib.suppress(MigrateError):
+            parent = self._find_v1_layer(legacy_id).parent
+        return NOWHERE if parent is None else self._layers_of_v1.find(parent)
+
+    def _whole_id(self, legacy_id: LegacyID, own: V1Layers) -> LegacyID | None:
         """The layer with an ID, which may be shortened: of this archive, or of another one in the file. None if there
         is none, or several. Docker up to 1.9 accepted any unambiguous prefix of an ID."""
         if legacy_id in own:
             return legacy_id
         if not _SHORT_ID.fullmatch(legacy_id) and not is_hex_id(legacy_id):
             return None
-        others = {LegacyID(one) for archive in self._archives for one in archive._v1_layer_ids()}
+        others = {LegacyID(one) for archive in self._archives for one in archive._layers_of_v1}
         for known in (own, others):
             found = [one for one in known if one.startswith(legacy_id)]
             if found:
@@ -442,7 +465,7 @@ class DockerArchiveSource(LegacySource):
         was. If there is a manifest.json, Docker reads nothing else, so such images are converted only with --salvage,
         or if manifest.json names no image.
         """
-        if not (self._v1_layer_ids() or REPOSITORIES in self._members):
+        if not (self._layers_of_v1 or REPOSITORIES in self._members):
             return found
         listed = {layer.legacy_id for image in found.images for layer in image.chain or ()}
         names = {reference for image in found.images for reference in image.references}

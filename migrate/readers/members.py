@@ -112,9 +112,10 @@ class Members:
 
     def _slot(self, name: str) -> int:
         """The place in `_slots` that has the name's member, or the one where it would be put."""
-        slot = hash(name) % len(self._slots)
-        while (number := self._slots[slot]) and self._members.name(number - 1) != name:
-            slot = (slot + 1) % len(self._slots)
+        slots, name_of = self._slots, self._members.name
+        slot = hash(name) % len(slots)
+        while (number := slots[slot]) and name_of(number - 1) != name:
+            slot = (slot + 1) % len(slots)
         return slot
 
     def _find(self, name: str) -> Member | None:
@@ -123,6 +124,19 @@ class Members:
 
     def __contains__(self, name: str) -> bool:
         return bool(self._slots[self._slot(name)])
+
+    @property
+    def count(self) -> int:
+        """The number of members, which are numbered in archive order."""
+        return len(self._members)
+
+    def number(self, name: str) -> int | None:
+        """The number of the member with a name; None if there is none."""
+        number = self._slots[self._slot(name)]
+        return number - 1 if number else None
+
+    def name(self, number: int) -> str:
+        return self._members.name(number)
 
     def names(self) -> Iterator[str]:
         """The names in archive order. A name that is in the archive several times comes several times."""
@@ -208,6 +222,10 @@ class Members:
     def open(self, name: str) -> AbstractContextManager[Payload]:
         return self._open_file(self.resolve(name))
 
+    def find_extent(self, key: str) -> Extent | None:
+        """Where a payload is, if it is whole in one piece of an open file. `key`: from `key_of`."""
+        return None
+
     @staticmethod
     def key_of(member: Member) -> str:
         """The key of a member's payload: its name, or the number of a member that was read from a stream and not
@@ -254,10 +272,19 @@ class TarMembers(Members):
             # belong together.
             raise SourceError(f"{what}: the archive was changed while it was read")
 
+    def find_extent(self, key: str) -> Extent | None:
+        member = self._find(key)
+        if member is None or member.kind is not MemberKind.FILE or not self._holds(member):
+            return None
+        return Extent(fd=self._fd, offset=member.offset, size=member.size)
+
+    def _holds(self, member: Member) -> bool:
+        return member.offset > PASSED and member.offset + member.size <= self._size
+
     def _read_file(self, member: Member) -> bytes:
         """As in the base class, with one system call if possible: an archive may have tens of thousands of
         documents."""
-        if member.offset > PASSED and member.offset + member.size <= self._size:
+        if self._holds(member):
             with contextlib.suppress(OSError):
                 content = os.pread(self._fd, member.size, member.offset)
                 if len(content) == member.size and self._file_state() == self._state:

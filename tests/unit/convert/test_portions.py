@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from migrate.blobio.payload import Extent, Payload
+from migrate.blobio.payload import Extent
 from migrate.convert.planned import PlannedImage
 from migrate.convert.portions import Divider, Portions, RecordedProgress
 from migrate.convert.sources import OpenedSource
@@ -33,10 +32,10 @@ class _Source:
         self.file = file.open("rb")
         self.is_in_one_piece = True
 
-    def open_payload(self, layer: LegacyLayer) -> Any:
+    def find_extent(self, layer: LegacyLayer) -> Extent | None:
         assert layer.payload is not None
         extent = Extent(fd=self.file.fileno(), offset=100 if "packed" in layer.payload.key else 0, size=64)
-        return nullcontext(Payload(stream=self.file, origin="archive", extent=extent if self.is_in_one_piece else None))
+        return extent if self.is_in_one_piece else None
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from migrate.documents import docker_archive
 from migrate.documents.docker_archive import (
     ArchiveManifestEntry,
     encode_archive_manifest,
@@ -113,6 +114,47 @@ def test_the_names_before_a_cut_are_read() -> None:
         assert [legacy_id for _, legacy_id in found] == ["x", "y", "z"][: len(found)]
         assert len(found) == sum(f'"{legacy_id}"'.encode() in whole[:cut] for legacy_id in "xyz")
         assert len(problems) == 1
+
+
+WHOLE = b'{"a":{"1":"x","2":"y"},"b\\"},":{"3":"},{"}, "c":{},"d":{"4":"z"}}\n'
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        WHOLE,
+        *(WHOLE[:cut] for cut in range(1, len(WHOLE))),
+        WHOLE.replace(b'"d"', b'"a"'),
+        WHOLE.replace(b'"d"', b'"Repositories"'),
+        WHOLE.replace(b"}}", b"},}"),
+        WHOLE.replace(b"}, ", b"},,"),
+        WHOLE.replace(b"{}", b'{"5":1}'),
+        WHOLE.replace(b'"d"', b'"\xe9"'),
+        WHOLE + b"{}",
+        b'{"Repositories":%b}' % WHOLE,
+        b"[%b]" % WHOLE,
+    ],
+)
+def test_a_large_document_gives_in_pieces_what_it_gives_whole(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parsed() -> Any:
+        try:
+            return parse_repositories(raw)
+        except DocumentError as error:
+            return error.message
+
+    whole = parsed()
+    monkeypatch.setattr(docker_archive, "_LARGE_BYTES", 0)
+    for size in range(40):
+        monkeypatch.setattr(docker_archive, "_PIECE_BYTES", size)
+        assert parsed() == whole
+
+
+def test_the_pieces_of_a_large_document_are_parsed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = json.dumps({f"app-{number}": {"latest": "x" * 64} for number in range(20_000)}).encode()
+    whole = parse_repositories(raw)
+    assert len(whole[0]) == 20_000
+    monkeypatch.setattr(docker_archive, "load_json_lenient", None)  # which would parse it whole
+    assert parse_repositories(raw) == whole
 
 
 def test_limits() -> None:
