@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
@@ -58,10 +57,6 @@ class Records:
         """Closes the file. Nothing may be called then."""
         if self._spool is not None:
             self._spool.close()
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # it could not be made
-            self.close()
 
     def _append(self, record: bytes) -> bytes:
         if len(self._last) + len(record) > _BYTES_IN_MEMORY:

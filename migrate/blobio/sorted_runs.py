@@ -70,10 +70,6 @@ class SortedRuns(Sequence[Row], Generic[Row]):
         if self._spool is not None:
             self._spool.close()
 
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # it could not be made
-            self.close()
-
     def __len__(self) -> int:
         return self._length
 

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, SupportsBytes, cast
+from typing import BinaryIO, cast
 
 from msgspec import Struct
 
@@ -24,7 +24,6 @@ from migrate.errors import SourceError, SourceUnreadableError, TargetError
 _CHUNK = 1024 * 1024
 _ZEROS = bytes(_CHUNK)
 _HEAD_BYTES = 512
-_OVERFLOW_BYTES = 16 * 1024 * 1024
 
 
 class Seekable(Struct, frozen=True):
@@ -121,32 +120,35 @@ def unreadable(what: str) -> Iterator[None]:
 
 
 class Spool:
-    """An unlinked temporary file to append to, in `directory` or TMPDIR. Raises TargetError."""
+    """An unlinked temporary file to append to, in `directory` or TMPDIR. It is closed with this object at the latest.
+    Raises TargetError."""
 
     def __init__(self, directory: str | None, what: str) -> None:
         self._what = what
         self.size = 0
+        self._fd = -1
         try:
             import tempfile  # slow to import, and most archives need no temporary file
 
-            self._file = tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-", buffering=0)  # noqa: SIM115
+            with tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-", buffering=0) as file:
+                self._fd = os.dup(file.fileno())
         except OSError as error:
             raise self._no_room(error) from error
 
     def append(self, chunk: bytes | bytearray) -> None:
         view = memoryview(chunk)
         try:
-            # An unbuffered file may write only a part at once.
-            while view:
-                view = view[self._file.write(view) :]
+            while view:  # a part may be written at once
+                written = os.pwrite(self._fd, view, self.size)
+                view = view[written:]
+                self.size += written
         except OSError as error:
             raise self._no_room(error) from error
-        self.size += len(chunk)
 
     def read(self, offset: int, size: int) -> bytes:
         """Of what was appended. From any thread."""
         try:
-            content = os.pread(self._file.fileno(), size, offset)
+            content = os.pread(self._fd, size, offset)
         except OSError as error:
             raise TargetError(f"{self._what}: a temporary file cannot be read: {error.strerror}") from error
         if len(content) != size:
@@ -156,68 +158,31 @@ class Spool:
     def append_sparse(self, chunk: bytes) -> None:
         """As `append`, but a chunk of zeros becomes a hole."""
         if not _ZEROS.startswith(chunk):
-            self._file.seek(self.size)
             self.append(chunk)
             return
         self.size += len(chunk)
-        self._file.truncate(self.size)
+        os.ftruncate(self._fd, self.size)
 
     def free_bytes(self) -> int:
         """The number of free bytes in the file system of the temporary file."""
-        state = os.fstatvfs(self._file.fileno())
+        state = os.fstatvfs(self._fd)
         return state.f_bavail * state.f_frsize
 
     def detach(self) -> int:
         """A descriptor of the file, which the caller closes."""
-        with self._file:
-            return os.dup(self._file.fileno())
+        fd, self._fd = self._fd, -1
+        return fd
 
     def close(self) -> None:
-        self._file.close()
+        if self._fd >= 0:
+            os.close(self.detach())
+
+    def __del__(self) -> None:
+        self.close()
 
     def _no_room(self, error: OSError) -> TargetError:
         hint = "; set TMPDIR to a place with more room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return TargetError(f"{self._what}: cannot be kept in a temporary file: {error.strerror}{hint}")
-
-
-class Overflow:
-    """Contents, each in memory or, once they are too many for it, in an unlinked temporary file.
-
-    `keep` is called by one thread; what it gives can be read by any, until `close`.
-    """
-
-    def __init__(self, what: str, directory: str | None) -> None:
-        self._what = what
-        self._directory = directory
-        self._spool: Spool | None = None
-        self._bytes = 0
-
-    def keep(self, content: bytes) -> SupportsBytes:
-        """`content`, to be read when it is needed. Raises TargetError."""
-        self._bytes += len(content)
-        if self._bytes <= _OVERFLOW_BYTES:
-            return content
-        if self._spool is None:
-            self._spool = Spool(self._directory, self._what)
-        place = self._spool.size
-        self._spool.append(content)
-        return _Spooled(self._spool, place, len(content))
-
-    def close(self) -> None:
-        if self._spool is not None:
-            self._spool.close()
-
-
-class _Spooled:
-    __slots__ = ("_place", "_size", "_spool")
-
-    def __init__(self, spool: Spool, place: int, size: int) -> None:
-        self._spool = spool
-        self._place = place
-        self._size = size
-
-    def __bytes__(self) -> bytes:
-        return self._spool.read(self._place, self._size)
 
 
 class _DescriptorStream(ByteStream):

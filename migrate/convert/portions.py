@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Final, SupportsBytes
+from typing import Final
 
 from msgspec import Struct, field
 
@@ -40,7 +40,7 @@ class Share(Struct, frozen=True):
     """What a process made of one portion. `images` are packed (`convert.packed_images`); `events` are those of its
     layers and failures."""
 
-    images: SupportsBytes
+    images: bytes
     failures: Sequence[Failure]
     warnings: Sequence[str]
     missing: Sequence[str]

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from migrate import __version__
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
+from migrate.blobio.records import Records
 from migrate.blobio.sorted_runs import SortedRuns
-from migrate.blobio.spool import Overflow
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import SharedParts, compose_image
 from migrate.compose.names import untagged_reference, wanted_reference
@@ -83,6 +83,7 @@ from migrate.writers.registry_names import UNTAGGED
 if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
 
+_PORTION_BYTES: Final = 4
 HashedLayers = Mapping[JobKey, "HashedLayer | MigrateError"]
 
 
@@ -364,24 +365,26 @@ class Conversion(Struct):
         if free is not None and total > free:  # otherwise there is room, and the chains need not be read for it
             check_target_room(self._iter_payloads(planned), target, self.options)
         self.progress.emit(Event(kind="stage", stage="compress", total_bytes=total, total_items=items))
-        with closing(Overflow("images", self.options.temporary_directory)) as overflow:
-            take_share = partial(self._take_share, overflow)
+        with closing(Records("images", self.options.temporary_directory, key=_PORTION_BYTES)) as arrived:
+            take_share = partial(self._take_share, arrived)
             done = share(divided.portions, target, self._convert_portion, self.options.jobs, take_share)
             target.read_again()
             for number, portion in enumerate(divided.portions):
                 if (made := done.pop(number, None)) is None:
                     self._convert(portion, target, take)
                     continue
-                for image in decode_slim_images(bytes(made.images)):
-                    take(image)
+                for content in arrived.of(number.to_bytes(_PORTION_BYTES)):
+                    for image in decode_slim_images(content):
+                        take(image)
                 self.failures += made.failures
                 self.warnings += made.warnings
                 self.missing |= set(made.missing)
 
-    def _take_share(self, overflow: Overflow, made: Share) -> Share:
+    def _take_share(self, arrived: Records, number: int, made: Share) -> Share:
         for event in made.events:
             self.progress.emit(event)
-        return replace(made, images=overflow.keep(bytes(made.images)), events=())
+        arrived.add(number.to_bytes(_PORTION_BYTES), made.images)
+        return replace(made, images=b"", events=())
 
     def _convert_portion(self, target: ImageTarget, portion: Sequence[PlannedImage]) -> Share:
         """In another process."""

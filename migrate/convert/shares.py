@@ -36,7 +36,7 @@ _PATIENCE: Final = 5.0
 
 Convert = Callable[[ImageTarget, Portion], Share]
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Share, dec_hook=lambda _, value: value).decode
+_decode: Final = msgspec.msgpack.Decoder(Share).decode
 
 
 def share(
@@ -44,12 +44,12 @@ def share(
     target: ImageTarget,
     convert: Convert,
     processes: int,
-    arrived: Callable[[Share], Share],
+    arrived: Callable[[int, Share], Share],
 ) -> dict[int, Share]:
     """What processes made of the portions, by their numbers. Portions that no process has finished are missing.
 
-    `arrived` is called for each share, also for those of a process that does not finish later, and gives what is kept
-    of it.
+    `arrived` is called for each number and share, also for those of a process that does not finish later, and gives
+    what is kept of it.
     """
     context = get_context("fork")
     numbers, last = os.pipe()
@@ -80,8 +80,8 @@ def share(
                 if message == _END:
                     done |= working.pop(one)
                     continue
-                made = _decode(message[_NUMBER.size :])
-                working[one][_NUMBER.unpack_from(message)[0]] = arrived(made)
+                place: int = _NUMBER.unpack_from(message)[0]
+                working[one][place] = arrived(place, _decode(message[_NUMBER.size :]))
     finally:
         os.close(numbers)
         if not working:
