@@ -355,6 +355,7 @@ class Conversion(Struct):
     def _convert_shared(self, planned: Sequence[PlannedImage], take: Callable[[FinishedImage], None]) -> None:
         """As `_convert` into the target, by several processes if the images are many and small."""
         target, divided = self.target, None if self._divider is None else self._divider.portions(planned)
+        self._divider = None  # it has the names of all layers
         if target is None or divided is None:
             self._convert(planned, target, take)
             return
