@@ -447,7 +447,7 @@ def _merge(
             raise
     merge.account.already_done = len(done)
     account_rows = AccountRows(ledger, locations, head.sources)
-    lists = _lists(account_rows)
+    lists = account_rows.lists()
     merge.account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
     if exit_code(head) != NOTHING_READ:  # otherwise the merge may have removed the target
         place.journal.note(
@@ -470,7 +470,7 @@ def _merge(
 
 def _shard_outcome(ledger: Ledger, locations: Sequence[str], done: int) -> BatchOutcome:
     rows = AccountRows(ledger, locations)
-    lists = _lists(rows)
+    lists = rows.lists()
     account = Account(already_done=done)
     account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
     return BatchOutcome(3 if lists[SourceOutcome.FAILED] else 0, account, lists, rows)
@@ -485,19 +485,29 @@ class AccountRows(Struct):
     merged: Sequence[SourceRow] | None = None
 
     def __iter__(self) -> Iterator[AccountRow]:
-        locations = [location for location in self.locations if location in self.ledger.sources]
-        for location, row in zip(locations, self._source_rows(locations), strict=True):
+        for location, row in self._source_rows():
             known = self.ledger.sources[location]
-            row = replace(row, location=location)  # the string that is in memory already
             yield AccountRow(row, known.finished.identity.size, known.duration, known.worker, known.tries)
 
-    def _source_rows(self, locations: Sequence[str]) -> Iterator[SourceRow]:
+    def lists(self) -> dict[SourceOutcome, list[str]]:
+        """Locations by outcome. A source with damaged layers counts as converted."""
+        lists: dict[SourceOutcome, list[str]] = {outcome: [] for outcome in SourceOutcome}
+        for location, row in self._source_rows():
+            outcome = row.outcome or ""
+            lists[SourceOutcome.CONVERTED if outcome == "damaged" else SourceOutcome(outcome)].append(location)
+        return lists
+
+    def _source_rows(self) -> Iterator[tuple[str, SourceRow]]:
+        locations = [location for location in self.locations if location in self.ledger.sources]
+        rows: Iterable[SourceRow]
         if self.merged is None:
-            return map(self._row_of_journal, locations)
-        if all(one < two for one, two in pairwise(locations)):
-            return iter(self.merged)
-        by_location = {row.location: row for row in self.merged}
-        return (by_location[location] for location in locations)
+            rows = map(self._row_of_journal, locations)
+        elif all(one < two for one, two in pairwise(locations)):
+            rows = self.merged
+        else:
+            by_location = {row.location: row for row in self.merged}
+            rows = (by_location[location] for location in locations)
+        return zip(locations, rows, strict=True)
 
     def _row_of_journal(self, location: str) -> SourceRow:
         known = self.ledger.sources[location]
@@ -510,12 +520,3 @@ class AccountRows(Struct):
             error=known.error,
             reason=known.message,
         )
-
-
-def _lists(rows: Iterable[AccountRow]) -> dict[SourceOutcome, list[str]]:
-    """Locations by outcome. A source with damaged layers counts as converted."""
-    lists: dict[SourceOutcome, list[str]] = {outcome: [] for outcome in SourceOutcome}
-    for row in rows:
-        outcome = row.source.outcome or ""
-        lists[SourceOutcome.CONVERTED if outcome == "damaged" else SourceOutcome(outcome)].append(row.source.location)
-    return lists

@@ -123,17 +123,17 @@ class MergeSource(Struct, frozen=True, gc=False):
 class MergeSources(Sequence[MergeSource]):
     """The sources at `locations`, each made when it is asked for."""
 
-    __slots__ = ("_known", "_locations")
+    __slots__ = ("_known", "locations")
 
     def __init__(self, known: Mapping[str, Known], locations: Sequence[str]) -> None:
         self._known = known
-        self._locations = locations
+        self.locations = locations
 
     def __len__(self) -> int:
-        return len(self._locations)
+        return len(self.locations)
 
     def __iter__(self) -> Iterator[MergeSource]:
-        return map(self._at, self._locations)
+        return map(self._at, self.locations)
 
     @overload
     def __getitem__(self, place: int, /) -> MergeSource: ...
@@ -141,16 +141,16 @@ class MergeSources(Sequence[MergeSource]):
     def __getitem__(self, place: slice, /) -> MergeSources: ...
     def __getitem__(self, place: int | slice, /) -> MergeSource | MergeSources:
         if isinstance(place, slice):
-            return MergeSources(self._known, self._locations[place])
-        return self._at(self._locations[place])
+            return MergeSources(self._known, self.locations[place])
+        return self._at(self.locations[place])
 
     @property
     def are_sorted(self) -> bool:
         """True if they are in the order of the report."""
-        return all(one < two for one, two in pairwise(self._locations))
+        return all(one < two for one, two in pairwise(self.locations))
 
     def in_order_of_report(self) -> MergeSources:
-        return MergeSources(self._known, sorted(self._locations))
+        return MergeSources(self._known, sorted(self.locations))
 
     def _at(self, location: str) -> MergeSource:
         known = self._known[location]
@@ -247,8 +247,8 @@ class Ledger(Struct):
         """All records except the latest ones of `locations`. Their layers are still needed, because a merge may have
         chosen a blob of them, or a worker may have found it in the target."""
         own = set(locations)
-        others = [(known.place, known.generation) for location, known in self.sources.items() if location not in own]
-        return [*self.replaced, *others]
+        others = (self.sources[location] for location in self.sources if location not in own)
+        return [*self.replaced, *((known.place, known.generation) for known in others)]
 
     def merge_sources(self, locations: Sequence[str]) -> MergeSources:
         """The finished sources of `locations`, in their order."""

@@ -285,8 +285,8 @@ class Merge(Struct):
     # --- report ------------------------------------------------------------------------------------------------
 
     def _source_inputs(self) -> Iterator[SourceInput]:
-        for source, (type_, warnings, damaged) in zip(self.sources, self._facts, strict=True):
-            yield SourceInput(location=source.location, type=type_, warnings=warnings, damaged=damaged)
+        for location, (type_, warnings, damaged) in zip(self.sources.locations, self._facts, strict=True):
+            yield SourceInput(location=location, type=type_, warnings=warnings, damaged=damaged)
 
     def _count(self, image: FinishedImage, publisher: Publisher) -> None:
         """Called for every image that is written, source by source."""

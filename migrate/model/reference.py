@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -69,16 +70,7 @@ class Reference(Struct, frozen=True, order=True, gc=False):
     @property
     def is_valid(self) -> bool:
         """True if today's Docker accepts the reference."""
-        if not (self.is_digest or _TAG.fullmatch(self.tag)):
-            return False
-        if _HEX64.fullmatch(self.name):  # Docker reads it as an image ID and refuses it as a name
-            return False
-        if len(self.name) > 255:
-            return False
-        host, path = self._split()
-        if host is not None and re.fullmatch(_HOST, host) and _PATH.fullmatch(path):
-            return True
-        return _PATH.fullmatch(self.name) is not None  # also where the first component only looks like a host
+        return _is_valid(self)
 
     def familiar(self) -> Reference:
         """Without `docker.io/` and `library/`, as `docker images` shows it."""
@@ -115,6 +107,20 @@ class Reference(Struct, frozen=True, order=True, gc=False):
         if slash and ("." in first or ":" in first or first == "localhost"):
             return first, rest
         return None, self.name
+
+
+@lru_cache(1_024)
+def _is_valid(reference: Reference) -> bool:
+    if not (reference.is_digest or _TAG.fullmatch(reference.tag)):
+        return False
+    if _HEX64.fullmatch(reference.name):  # Docker reads it as an image ID and refuses it as a name
+        return False
+    if len(reference.name) > 255:
+        return False
+    host, path = reference._split()
+    if host is not None and re.fullmatch(_HOST, host) and _PATH.fullmatch(path):
+        return True
+    return _PATH.fullmatch(reference.name) is not None  # also where the first component only looks like a host
 
 
 def is_loadable_name(text: str) -> bool:
