@@ -398,6 +398,8 @@ class Conversion(Struct):
             if any(hashed is not None and hashed.carried is not None for _, hashed in image.chain):
                 raise IntegrityError(f"{image.source}: a layer was changed after its beginning was read")
             target.commit(image.composed, ())
+        for planned in portion:
+            planned.chain = ()
         return Share(encode_images(images), part.failures, part.warnings, sorted(part.missing), progress.events)
 
     def _measure_containers(self, made: Collection[tuple[str, LegacyID]]) -> None:
