@@ -10,7 +10,6 @@ import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from typing import Any, BinaryIO, cast
 
 from msgspec import Struct, field
@@ -498,11 +497,12 @@ class AccountRows(Struct):
         return lists
 
     def _source_rows(self) -> Iterator[tuple[str, SourceRow]]:
-        locations = [location for location in self.locations if location in self.ledger.sources]
+        sources = self.ledger.merge_sources(self.locations)
+        locations = sources.locations
         rows: Iterable[SourceRow]
         if self.merged is None:
             rows = map(self._row_of_journal, locations)
-        elif all(one < two for one, two in pairwise(locations)):
+        elif sources.are_sorted:
             rows = self.merged
         else:
             by_location = {row.location: row for row in self.merged}

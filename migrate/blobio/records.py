@@ -76,11 +76,11 @@ class Records:
         return self._spool.read(offset, size)
 
 
-def decoder_of(kind: Any) -> Callable[[bytes], Any]:
-    """Makes a value of this type from its bytes of `msgspec.msgpack.encode`."""
+def decoder_of(kind: Any, dec_hook: Callable[[type, Any], Any] | None = None) -> Callable[[bytes], Any]:
+    """Makes a value of this type from its bytes of `msgspec.msgpack.encode`. `dec_hook` is that of msgspec."""
 
     @cache
     def decoder() -> msgspec.msgpack.Decoder[Any]:
-        return msgspec.msgpack.Decoder(kind)  # made when it is needed, since that takes a while
+        return msgspec.msgpack.Decoder(kind, dec_hook=dec_hook)  # made when it is needed, since that takes a while
 
     return lambda content: decoder().decode(content)

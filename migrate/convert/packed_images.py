@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import force_setattr
 
+from migrate.blobio.records import decoder_of
 from migrate.blobio.sorted_runs import SortedRuns
 from migrate.convert.publish import FinishedImage
 from migrate.model.digest import Digest
@@ -19,16 +20,14 @@ _MOST_LAYERS: Final = 32
 """Images with more stay in memory, where those that are built on one another share layers and parts of documents."""
 
 encode_images: Final = msgspec.msgpack.Encoder(enc_hook=bytes).encode  # the documents of images are assembled here
-decode_images: Final = msgspec.msgpack.Decoder(list[FinishedImage], dec_hook=lambda _, value: value).decode
-
-
-_decode_rows: Final = msgspec.msgpack.Decoder(list[ReportImage]).decode
+decode_images: Final = decoder_of(list[FinishedImage], lambda _, value: value)
+_decode_rows: Final = decoder_of(list[ReportImage])
 
 
 def decode_slim_images(content: bytes) -> list[FinishedImage]:
     """As `decode_images`, for images that stay in memory: equal digests of an image are one object, and so are
     words."""
-    images = decode_images(content)
+    images: list[FinishedImage] = decode_images(content)
     for image in images:
         composed = image.composed
         digests: dict[Digest, Digest] = {}

@@ -182,7 +182,7 @@ class SourceTallies:
 
     def add(self, source: str, chain: Iterable[tuple[LegacyLayer, HashedLayer | None]]) -> None:
         """Counts the layers of an image of `source`."""
-        counted, contents = self._counted[source], self._contents[source]
+        counted = self._counted[source]
         for legacy, layer in chain:
             if layer is None:
                 continue
@@ -192,11 +192,14 @@ class SourceTallies:
                 self._later[source][legacy.legacy_id, layer.diff_id] = layer
             elif (key := _layer_key(legacy.legacy_id, layer.diff_id)) not in counted:
                 counted.add(key)
-                content = packed_digest(layer.diff_id)[:_KEY_BYTES]
-                is_again = content in contents
-                if not is_again and not layer.empty:
-                    contents.add(content)
-                self.tally.count(legacy.legacy_id, layer, is_again=is_again)
+                self._count(source, legacy.legacy_id, layer)
+
+    def _count(self, source: str, legacy_id: str, layer: HashedLayer) -> None:
+        contents, content = self._contents[source], packed_digest(layer.diff_id)[:_KEY_BYTES]
+        is_again = content in contents
+        if not is_again and not layer.empty:
+            contents.add(content)
+        self.tally.count(legacy_id, layer, is_again=is_again)
 
     def finish(self, sources: Iterable[str]) -> dict[str, int]:
         """Counts what is left, in the order of `sources`, and gives the number of damaged layers by source."""
@@ -204,15 +207,11 @@ class SourceTallies:
         for source in sources:
             later = self._later.pop(source, {})
             damaged[source] = damaged.get(source, 0) + sum(layer.damaged for layer in later.values())
-            counted, contents = self._counted[source], self._contents[source]
             for (legacy_id, diff_id), layer in later.items():
-                if _layer_key(legacy_id, diff_id) in counted:
+                if _layer_key(legacy_id, diff_id) in self._counted[source]:
                     self.tally.add_damaged(layer.damaged)
-                    continue
-                content = packed_digest(diff_id)[:_KEY_BYTES]
-                self.tally.count(legacy_id, layer, is_again=content in contents)
-                if not layer.empty and content not in contents:
-                    contents.add(content)
+                else:
+                    self._count(source, legacy_id, layer)
         return damaged
 
 
